@@ -1,0 +1,135 @@
+//! `cargo xtask build`: the unikernels, their sizes and limits, and the archive.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use crate::archive::{self, Source};
+use crate::elf::Elf;
+use crate::process::Tool;
+use crate::progress::Steps;
+use crate::setup::TARGET;
+use crate::{guest, paths, setup};
+
+/// Building all unikernels from nothing on a slow machine.
+const BUILD_LIMIT: Duration = Duration::from_secs(900);
+
+const KIB: u64 = 1024;
+
+/// A unikernel of the host.
+pub struct Unikernel {
+    /// Its package, its binary and its name in the archive.
+    pub name: &'static str,
+    /// The largest stripped size in bytes, where one is promised.
+    pub limit: Option<u64>,
+    /// Whether it travels in the archive (the orchestrator does not: Xen loads it).
+    pub in_archive: bool,
+}
+
+/// Every unikernel.
+pub const UNIKERNELS: [Unikernel; 3] = [
+    // docs/SPECIFICATION.md: the orchestrator stays small enough to be read.
+    Unikernel { name: "orchestrator", limit: Some(512 * KIB), in_archive: false },
+    Unikernel { name: "xenstore-uk", limit: None, in_archive: true },
+    Unikernel { name: "tool-uk", limit: None, in_archive: true },
+];
+
+/// What a build is made with.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Cargo features, as `package/feature`: fault-injecting builds of a unit.
+    pub features: Vec<String>,
+}
+
+/// Makes everything that `run` boots.
+pub fn run(options: &Options) -> Result<()> {
+    let steps = Steps::new("build");
+    setup::tools(&steps)?;
+    setup::target(&steps)?;
+    setup::xen(&steps)?;
+    guest::build(&steps)?;
+    unikernels(&steps, options)?;
+    pack(&steps)
+}
+
+/// Unikernels whose packages the workspace has.
+pub fn present() -> Result<Vec<&'static Unikernel>> {
+    let out = Tool::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .output()?;
+    let data: serde_json::Value = serde_json::from_slice(&out)?;
+    let names: Vec<&str> = data["packages"]
+        .as_array()
+        .map(|all| all.iter().filter_map(|package| package["name"].as_str()).collect())
+        .unwrap_or_default();
+    Ok(UNIKERNELS.iter().filter(|unit| names.contains(&unit.name)).collect())
+}
+
+fn unikernels(steps: &Steps, options: &Options) -> Result<()> {
+    let units = present()?;
+    if units.is_empty() {
+        steps.note("unikernels: none in this workspace");
+        return Ok(());
+    }
+    steps.step("compile unikernels", || {
+        let mut cargo = Tool::new("cargo")
+            .args(["build", "--release", "--target", TARGET])
+            .named("build-unikernels")
+            .limit(BUILD_LIMIT);
+        for unit in &units {
+            cargo = cargo.args(["--package", unit.name]);
+        }
+        if !options.features.is_empty() {
+            cargo = cargo.args(["--features", &options.features.join(",")]);
+        }
+        cargo.run()?;
+        Ok(format!("{} of {}", units.len(), UNIKERNELS.len()))
+    })?;
+    for unit in units {
+        let size = strip(unit.name)?;
+        let limit = unit.limit.map_or(String::new(), |l| format!(" (limit {} KiB)", l / KIB));
+        steps.note(format!("{}: {} KiB stripped{limit}", unit.name, size.div_ceil(KIB)));
+        ensure!(
+            unit.limit.is_none_or(|limit| size <= limit),
+            "{} is {size} bytes stripped, more than its limit of {}",
+            unit.name,
+            unit.limit.unwrap_or(0)
+        );
+    }
+    Ok(())
+}
+
+/// Keeps what a loader reads of a unikernel; gives its size in bytes.
+fn strip(name: &str) -> Result<u64> {
+    let built = paths::target().join(TARGET).join("release").join(name);
+    let slim = Elf::parse(&fs::read(&built)?)?.slimmed();
+    write_if_changed(&paths::unikernel(name), &slim)?;
+    Ok(slim.len() as u64)
+}
+
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).ok().as_deref() != Some(bytes) {
+        fs::write(path, bytes)?;
+    }
+    Ok(())
+}
+
+fn pack(steps: &Steps) -> Result<()> {
+    let mut sources: Vec<Source> = present()?
+        .iter()
+        .filter(|unit| unit.in_archive)
+        .map(|unit| Source { name: unit.name.into(), path: paths::unikernel(unit.name) })
+        .collect();
+    sources.push(Source { name: "guest-kernel".into(), path: paths::guest_kernel() });
+    sources.push(Source { name: "guest-initramfs".into(), path: paths::guest_initramfs() });
+    steps.step("archive", || {
+        let table = archive::write(&sources, &paths::archive())?;
+        let size = fs::metadata(paths::archive())?.len();
+        let rows: Vec<String> =
+            table.iter().map(|e| format!("{} {} KiB", e.name, e.length as u64 / KIB)).collect();
+        Ok(format!("{} KiB: {}", size / KIB, rows.join(", ")))
+    })?;
+    Ok(())
+}

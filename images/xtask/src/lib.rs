@@ -1,0 +1,14 @@
+//! Everything behind `cargo xtask`: set-up, images, QEMU, checks, experiments and their reports.
+#![forbid(unsafe_code)]
+
+pub mod archive;
+pub mod build;
+pub mod debian;
+pub mod elf;
+pub mod guest;
+pub mod paths;
+pub mod process;
+pub mod progress;
+pub mod qemu;
+pub mod run;
+pub mod setup;

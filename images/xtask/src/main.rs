@@ -1,0 +1,36 @@
+//! `cargo xtask`: the one entry to set up, build, boot, check and measure PpVMM.
+#![forbid(unsafe_code)]
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use xtask::{build, run, setup};
+
+/// Sets up, builds, boots, checks and measures PpVMM.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Get the packages, the Rust target, stock Xen and the guest image ready.
+    Setup,
+    /// Build the unikernels and the archive that stock Xen boots.
+    Build {
+        /// Cargo features, as PACKAGE/FEATURE.
+        #[arg(long, value_name = "FEATURE")]
+        features: Vec<String>,
+    },
+    /// Boot the host in QEMU and show what it does.
+    Run(run::Options),
+}
+
+fn main() -> Result<()> {
+    match Cli::parse().verb {
+        Verb::Setup => setup::run(),
+        Verb::Build { features } => build::run(&build::Options { features }),
+        Verb::Run(options) => run::run(&options),
+    }
+}

@@ -1,0 +1,169 @@
+//! What is booted: the emulated machine, Xen's command line, the initial domain and its module.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use crate::paths;
+
+/// Which clock the machine runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Emulated CPUs run on host threads as fast as they can.
+    Real,
+    /// One guest instruction is one nanosecond, idle time is skipped, everything repeats exactly.
+    Virtual,
+}
+
+/// A Linux guest dies on this emulation with SMAP (as PV) or RDTSCP (as PVH).
+const CPU: &str = "max,-smap,-rdtscp";
+
+/// Memory that a host with two Linux guests needs.
+const DEFAULT_MEMORY_MIB: u32 = 768;
+
+/// What the initial domain needs beside its image and its module: page tables, start-up pages and
+/// the boot stack, with room to spare.
+const DOM0_EXTRA_MIB: u64 = 16;
+
+/// What Xen is told.
+///
+/// - `sched_ratelimit_us=0`: a woken unit runs at once, not up to 10 ms later.
+/// - `timer_slop=1000` (ns): timers closer than the default 50 µs are not postponed.
+/// - the initial domain has one vCPU on one CPU, so its clock is one CPU's clock.
+const XEN_ARGS: &str = "console=com1 no-real-mode dom0_max_vcpus=1 dom0_vcpus_pin \
+                        sched_ratelimit_us=0 timer_slop=1000 loglvl=info guest_loglvl=warning";
+
+/// The same run each time: fixed date, fixed seed, one nanosecond per instruction, no sleeping.
+const VIRTUAL_ARGS: [&str; 6] =
+    ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"];
+
+/// A machine to be booted.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Xen, as a multiboot ELF.
+    pub xen: PathBuf,
+    /// The initial domain's image; none boots Xen alone (which then panics).
+    pub orchestrator: Option<PathBuf>,
+    /// The initial domain's command line.
+    pub orchestrator_args: Vec<String>,
+    /// The initial domain's module.
+    pub archive: Option<PathBuf>,
+    /// More words for Xen's command line; later words win.
+    pub xen_args: Vec<String>,
+    /// Emulated memory in MiB.
+    pub memory_mib: u32,
+    /// Emulated CPUs.
+    pub cpus: u32,
+    /// The clock.
+    pub clock: Clock,
+    /// A TCP port on the loopback interface where a debugger may attach.
+    pub gdb_port: Option<u16>,
+    /// More words for QEMU's command line.
+    pub qemu_args: Vec<String>,
+    /// The file that receives the whole console.
+    pub log: PathBuf,
+}
+
+impl Machine {
+    /// The host as `build` left it in `target/image`, its console also in `target/logs/NAME.log`.
+    pub fn host(name: &str, clock: Clock) -> Machine {
+        Machine {
+            xen: paths::xen(),
+            orchestrator: Some(paths::unikernel("orchestrator")),
+            orchestrator_args: Vec::new(),
+            archive: Some(paths::archive()),
+            xen_args: Vec::new(),
+            memory_mib: DEFAULT_MEMORY_MIB,
+            cpus: 1,
+            clock,
+            gdb_port: None,
+            qemu_args: Vec::new(),
+            log: paths::logs().join(format!("{name}.log")),
+        }
+    }
+
+    /// QEMU's command line, without the program's name.
+    pub fn arguments(&self) -> Vec<OsString> {
+        let mut out: Vec<OsString> = Vec::new();
+        let mut add = |words: &[&str]| out.extend(words.iter().map(OsString::from));
+        add(&["-accel", "tcg", "-cpu", CPU, "-display", "none", "-no-reboot", "-nodefaults"]);
+        add(&["-nic", "none", "-monitor", "none", "-serial", "stdio"]);
+        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
+        add(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()]);
+        if self.clock == Clock::Virtual {
+            add(&VIRTUAL_ARGS);
+        }
+        if let Some(port) = self.gdb_port {
+            add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
+        }
+        add(&["-append", &self.xen_command_line()]);
+        out.extend(["-kernel".into(), self.xen.clone().into()]);
+        if let Some(modules) = self.modules() {
+            out.extend(["-initrd".into(), modules]);
+        }
+        out.extend(self.qemu_args.iter().map(OsString::from));
+        out
+    }
+
+    fn xen_command_line(&self) -> String {
+        let mut words = vec![XEN_ARGS.to_owned(), format!("dom0_mem={}M", self.dom0_mib())];
+        words.extend(self.xen_args.iter().cloned());
+        words.join(" ")
+    }
+
+    /// The initial domain's memory: its module's pages count inside it.
+    fn dom0_mib(&self) -> u64 {
+        let size = |path: &Option<PathBuf>| {
+            path.as_deref().and_then(|p| std::fs::metadata(p).ok()).map_or(0, |m| m.len())
+        };
+        let image = self.orchestrator.as_deref().map_or(0, memory_size);
+        (image + size(&self.archive)).div_ceil(1 << 20) + DOM0_EXTRA_MIB
+    }
+
+    /// `IMAGE ARGUMENTS,ARCHIVE`; QEMU writes a comma inside a name as two.
+    fn modules(&self) -> Option<OsString> {
+        let escape = |text: &str| text.replace(',', ",,");
+        let image = self.orchestrator.as_ref()?;
+        let mut out = escape(&image.to_string_lossy());
+        for word in &self.orchestrator_args {
+            out.push(' ');
+            out.push_str(&escape(word));
+        }
+        if let Some(archive) = &self.archive {
+            out.push(',');
+            out.push_str(&escape(&archive.to_string_lossy()));
+        }
+        Some(out.into())
+    }
+}
+
+/// Bytes of memory from an image's lowest to its highest address.
+fn memory_size(image: &Path) -> u64 {
+    let Ok(bytes) = std::fs::read(image) else { return 0 };
+    let Ok(elf) = crate::elf::Elf::parse(&bytes) else { return 0 };
+    elf.segments.iter().filter(|s| s.kind == 1).map(|s| s.vaddr + s.memory_size).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(machine: &Machine) -> String {
+        let words: Vec<_> =
+            machine.arguments().iter().map(|a| a.to_string_lossy().into_owned()).collect();
+        words.join(" ")
+    }
+
+    #[test]
+    fn the_virtual_clock_and_the_modules_reach_the_command_line() {
+        let mut machine = Machine::host("t", Clock::Real);
+        machine.orchestrator = Some("/x/o.elf".into());
+        machine.orchestrator_args = vec!["once".into(), "fault=a,b".into()];
+        machine.archive = Some("/x/a.bin".into());
+        assert!(!text(&machine).contains("icount"));
+        assert!(text(&machine).contains("-initrd /x/o.elf once fault=a,,b,/x/a.bin"));
+        machine.clock = Clock::Virtual;
+        assert!(text(&machine).contains("shift=0,sleep=off"));
+        machine.orchestrator = None;
+        assert!(!text(&machine).contains("-initrd"));
+    }
+}
