@@ -1,0 +1,31 @@
+//! Reads `ppvmm.toml`, or the file named by `PPVMM_SYSTEM`, and generates the tables of this crate.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::{env, fs};
+
+#[path = "src/describe/mod.rs"]
+mod describe;
+
+fn main() -> ExitCode {
+    let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ppvmm.toml");
+    let file = env::var_os("PPVMM_SYSTEM").map_or(default, PathBuf::from);
+    println!("cargo:rerun-if-changed={}", file.display());
+    println!("cargo:rerun-if-env-changed=PPVMM_SYSTEM");
+    let target = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let result = fs::read_to_string(&file)
+        .map_err(|error| format!("cannot be read: {error}"))
+        .and_then(|text| describe::parse(&text).map_err(|wrong| wrong.to_string()))
+        .map(|description| describe::emit(&description));
+    match result {
+        Ok(tables) => {
+            fs::write(target.join("system.rs"), tables).expect("OUT_DIR is writable");
+            ExitCode::SUCCESS
+        }
+        Err(reason) => {
+            println!("cargo:error={}: {}", file.display(), reason.replace('\n', " | "));
+            eprintln!("{}: {reason}", file.display());
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! Each wrong value ends with a message that names the field, the value and what is allowed.
+
+use super::*;
+
+const GOOD: &str = include_str!("../../ppvmm.toml");
+
+/// The message for the description in which `from` reads `to`.
+fn message(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "the test is about {from:?}, which is not in the file");
+    match parse(&GOOD.replacen(from, to, 1)) {
+        Ok(_) => panic!("{to:?} passed"),
+        Err(wrong) => wrong.to_string(),
+    }
+}
+
+#[test]
+fn the_description_is_good() {
+    let description = parse(GOOD).unwrap();
+    assert_eq!(description.units.len(), 2);
+    let tables = emit(&description);
+    assert!(tables.contains("pub const XENSTORE_UK_AREA_PAGES: usize = 4;"), "{tables}");
+}
+
+#[test]
+fn bounds_agree_with_the_fabric() {
+    assert_eq!(check::SLOTS_MAX as usize, fabric::domains::SLOTS);
+    assert_eq!(check::UNITS_MAX + 1, fabric::view::PARTIES_MAX);
+}
+
+#[test]
+fn wrong_values_are_named_with_what_is_allowed() {
+    let cases = [
+        ("version = 1", "version = 2", "version = 2 is wrong: allowed is 1 (the format"),
+        ("slots = 64", "slots = 65", "limits.slots = 65 is wrong: allowed is 2 to 64"),
+        ("first_guest_domid = 16", "first_guest_domid = 0", "limits.first_guest_domid = 0"),
+        ("fabric_pages = 1024", "fabric_pages = 8", "limits.fabric_pages = 8 is wrong"),
+        ("archive_mib = 96", "archive_mib = 0", "limits.archive_mib = 0 is wrong: allowed is 1 to"),
+        ("hang_limit_us = 500", "hang_limit_us = 5", "recovery.hang_limit_us = 5 is wrong"),
+        ("start_limit_us = 40000", "start_limit_us = 0", "recovery.start_limit_us = 0 is wrong"),
+        ("ping_interval_ms = 30000", "ping_interval_ms = 1", "recovery.ping_interval_ms = 1"),
+        ("min_run_ms = 50", "min_run_ms = 0", "recovery.min_run_ms = 0 is wrong"),
+        ("backoff_ms = 1", "backoff_ms = 0", "recovery.backoff_ms = 0 is wrong"),
+        ("backoff_max_ms = 1000", "backoff_max_ms = 0", "recovery.backoff_max_ms = 0 is wrong"),
+        (
+            "healthy_ms = 2000",
+            "healthy_ms = 49",
+            "recovery.healthy_ms = 49 is wrong: allowed is 50",
+        ),
+        ("rebuild = 3", "rebuild = 0", "recovery.tries.rebuild = 0 is wrong: allowed is 1 to 100"),
+        (
+            "domid = 1\n",
+            "domid = 16\n",
+            "unit \"xenstore-uk\": domid = 16 is wrong: allowed is 1 to",
+        ),
+        (
+            "domid = 5",
+            "domid = 1",
+            "unit \"tool-uk\": domid = 1 is wrong: allowed is a domid that no",
+        ),
+        ("name = \"tool-uk\"", "name = \"Tool\"", "unit 2: name = \"Tool\" is wrong"),
+        ("name = \"tool-uk\"", "name = \"xenstore-uk\"", "a name that no other unit has"),
+        ("entry = \"tool-uk\"", "entry = \"\"", "unit \"tool-uk\": entry = \"\" is wrong"),
+        ("memory_kib = 8192", "memory_kib = 32768", "memory_kib = 32768 is wrong: allowed is 1024"),
+        ("memory_kib = 8192", "memory_kib = 8190", "a multiple of 4 (whole pages)"),
+        ("[\"xenstore-uk\"]", "[\"net\"]", "depends_on = \"net\" is wrong: allowed is names of"),
+        ("depends_on = []", "depends_on = [\"tool-uk\"]", "a circle of xenstore-uk, tool-uk"),
+        ("slots = 512, areas", "slots = 1, areas", "regions.slots = 1 is wrong"),
+        ("areas = 256", "areas = 128", "regions.areas = 128 is wrong: allowed is 192 to"),
+        ("areas = 256", "areas = 257", "allowed is a multiple of limits.slots"),
+        ("requests = 2", "requests = 1", "regions.requests = 1 is wrong: allowed is 2 to 64"),
+        ("replies = 2", "replies = 65", "regions.replies = 65 is wrong"),
+        ("journal = 4", "journal = 0", "regions.journal = 0 is wrong"),
+        ("console-out = 4", "console-out = 0", "regions.console-out = 0 is wrong"),
+        ("areas = 256 }", "areas = 256, requests = 2 }", "only a unit with role tool has it"),
+        ("console-out = 4 }", "console-out = 4, slots = 9 }", "only a unit with role xenstore"),
+        ("store_slot = 0", "store_slot = 64", "store_slot = 64 is wrong: allowed is 0 to 63"),
+        ("slots = 512, areas", "slots = 900, areas", "pages of all regions = "),
+        ("name = \"demo\"", "name = \"tool-uk\"", "a name that no other guest or unit has"),
+        ("count = 1", "count = 64", "count of all guests = 64 is wrong: allowed is 0 to 63"),
+        ("memory_mib = 128", "memory_mib = 8", "guest \"demo\": memory_mib = 8 is wrong"),
+        ("vcpus = 1", "vcpus = 2", "vcpus = 2 is wrong: allowed is 1 (the builder makes no ACPI"),
+        ("\"guest-kernel\"", "\"guest kernel\"", "guest \"demo\": kernel = \"guest kernel\""),
+        ("ramdisk = \"guest-", "ramdisk = \"/guest-", "guest \"demo\": ramdisk = \"/guest-init"),
+        ("cmdline = \"", "cmdline = \"\\u001b", "at most 1024 printable ASCII characters"),
+    ];
+    for (from, to, expected) in cases {
+        let message = message(from, to);
+        assert!(message.contains(expected), "{to:?} gives {message:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn wrong_syntax_names_its_place() {
+    let cases = [
+        ("version = 1", "version = ", "line 3"),
+        ("slots = 64", "slots = \"many\"", "invalid type: string \"many\""),
+        ("slots = 64", "slots = -1", "invalid value: integer `-1`"),
+        ("role = \"tool\"", "role = \"disk\"", "unknown variant `disk`, expected one of"),
+        ("on_crash = \"restart\"", "on_crash = \"panic\"", "unknown variant `panic`"),
+        ("vcpus = 1", "cpus = 1", "unknown field `cpus`, expected one of"),
+        ("archive_mib = 96", "", "missing field `archive_mib`"),
+        ("log = 4, requests", "logs = 4, requests", "unknown field `logs`"),
+    ];
+    for (from, to, expected) in cases {
+        let message = message(from, to);
+        assert!(message.contains(expected), "{to:?} gives {message:?}, not {expected:?}");
+    }
+}
+
+#[test]
+fn several_guests_of_a_kind_are_numbered() {
+    let description = parse(&GOOD.replacen("count = 1", "count = 3", 1)).unwrap();
+    let tables = emit(&description);
+    assert!(tables.contains("name: \"demo-1\"") && tables.contains("name: \"demo-3\""));
+    assert!(!tables.contains("name: \"demo\""));
+}
+
+#[test]
+fn a_unit_may_have_values_of_its_own() {
+    let text = GOOD.replacen("store_slot = 0", "store_slot = 0\nrecovery.hang_limit_us = 900", 1);
+    let tables = emit(&parse(&text).unwrap());
+    let policies: Vec<_> = tables.match_indices("hang_limit_ns: 900000").collect();
+    assert_eq!(policies.len(), 1, "only tool-uk");
+}
