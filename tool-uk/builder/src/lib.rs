@@ -10,6 +10,7 @@
 
 pub mod elf;
 pub mod pv;
+pub mod pvh;
 
 #[cfg(test)]
 mod testing;
