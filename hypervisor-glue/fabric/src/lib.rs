@@ -10,6 +10,8 @@
 //! | [`control`] | what a unit is told: epoch, rung, work, commands | orchestrator → unit |
 //! | [`health`] | what a unit tells: state, progress, last recovery, panic | unit → orchestrator |
 //! | [`kick`] | ids of connections with something to do, one ring per direction | both |
+//! | [`message`] | operations and replies | both |
+//! | [`stream`] | a byte stream (XenStore connection between two units) | both |
 //! | [`log`] | text lines of a unit | unit → orchestrator |
 //! | [`domains`] | the table of guests | orchestrator → all |
 //! | [`record`] | one value that survives a crash at any store | one writer |
@@ -18,7 +20,7 @@
 //!
 //! **Two-way traffic is two pages.** A *half* is the part of a page with which one side of a
 //! two-way ring speaks: its own outgoing ring and its read index for the other's. Writers and
-//! readers of [`kick`] therefore take the same two arguments: `own`
+//! readers of [`kick`], [`message`] and [`stream`] therefore take the same two arguments: `own`
 //! (the half this side writes) and `peer` (the half the other side writes, read only).
 //!
 //! **Hostile peers.** No function here loops or copies more than its own bound, whatever the other
@@ -32,11 +34,15 @@ pub mod archive;
 pub mod checked;
 pub mod control;
 pub mod domains;
+pub mod epitaph;
 pub mod health;
 pub mod kick;
+pub mod log;
 mod memory;
+pub mod message;
 mod part;
 pub mod record;
+pub mod stream;
 pub mod text;
 mod torn;
 pub mod view;

@@ -66,7 +66,7 @@ impl Parties {
 pub enum RegionKind {
     /// [`crate::health`]: the unit's health page.
     Health,
-    /// Text lines: the unit's log.
+    /// [`crate::log`]: the unit's log.
     Log,
     /// [`crate::control`]: the orchestrator's orders for the unit, and its half of the kick rings.
     Control,
@@ -76,17 +76,17 @@ pub enum RegionKind {
     Areas,
     /// The durable slots of the XenStore.
     Slots,
-    /// Messages: operations that the unit asks of the orchestrator.
+    /// [`crate::message`]: operations that the unit asks of the orchestrator.
     Requests,
-    /// Messages: the orchestrator's answers to the unit.
+    /// [`crate::message`]: the orchestrator's answers to the unit.
     Replies,
     /// The unit's journal.
     Journal,
     /// Guests' console output on its way to the serial console.
     ConsoleOut,
-    /// A byte stream: the unit's half of its XenStore connection.
+    /// [`crate::stream`]: the unit's half of its XenStore connection.
     StoreClient,
-    /// A byte stream: the XenStore's half of the connection with the unit.
+    /// [`crate::stream`]: the XenStore's half of the connection with the unit.
     StoreServer,
     /// [`crate::domains`]: the domain table. There is one, of the orchestrator.
     Domains,
