@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use system::SYSTEM;
 
 use crate::archive::{self, Source};
 use crate::elf::Elf;
@@ -17,6 +18,10 @@ use crate::{guest, paths, setup};
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
 
 const KIB: u64 = 1024;
+
+/// Names of the guest's two archive entries in the system description.
+const GUEST_KERNEL: &str = "guest-kernel";
+const GUEST_INITRAMFS: &str = "guest-initramfs";
 
 /// A unikernel of the host.
 pub struct Unikernel {
@@ -122,14 +127,37 @@ fn pack(steps: &Steps) -> Result<()> {
         .filter(|unit| unit.in_archive)
         .map(|unit| Source { name: unit.name.into(), path: paths::unikernel(unit.name) })
         .collect();
-    sources.push(Source { name: "guest-kernel".into(), path: paths::guest_kernel() });
-    sources.push(Source { name: "guest-initramfs".into(), path: paths::guest_initramfs() });
+    sources.push(Source { name: GUEST_KERNEL.into(), path: paths::guest_kernel() });
+    sources.push(Source { name: GUEST_INITRAMFS.into(), path: paths::guest_initramfs() });
     steps.step("archive", || {
         let table = archive::write(&sources, &paths::archive())?;
         let size = fs::metadata(paths::archive())?.len();
-        let rows: Vec<String> =
-            table.iter().map(|e| format!("{} {} KiB", e.name, e.length as u64 / KIB)).collect();
+        let limit = u64::from(SYSTEM.limits.archive_mib) * KIB * KIB;
+        ensure!(size <= limit, "the archive has {size} bytes, the description allows {limit}");
+        for name in wanted_entries() {
+            let is_there = table.iter().any(|(entry, _)| entry == name);
+            if !is_there && !is_unbuilt(name)? {
+                bail!("images/system/ppvmm.toml asks for the archive entry {name}, unknown here");
+            }
+        }
+        let rows: Vec<String> = table
+            .iter()
+            .map(|(name, length)| format!("{name} {} KiB", (*length as u64).div_ceil(KIB)))
+            .collect();
         Ok(format!("{} KiB: {}", size / KIB, rows.join(", ")))
     })?;
     Ok(())
+}
+
+/// Every archive entry that the system description names.
+fn wanted_entries() -> Vec<&'static str> {
+    let units = SYSTEM.units.iter().map(|unit| unit.entry);
+    let guests = SYSTEM.guests.iter().flat_map(|guest| [guest.kernel, guest.ramdisk]);
+    units.chain(guests).collect()
+}
+
+/// Whether this is a unikernel whose package the workspace does not have yet.
+fn is_unbuilt(name: &str) -> Result<bool> {
+    let is_known = UNIKERNELS.iter().any(|unit| unit.name == name);
+    Ok(is_known && !present()?.iter().any(|unit| unit.name == name))
 }

@@ -122,7 +122,10 @@ fn download(package: &str, into: &Path) -> Result<()> {
         refresh_lists()?;
     }
     attempt().with_context(|| {
-        format!("{package} could not be downloaded: it is a package of Debian 12 (bookworm); check apt's sources")
+        format!(
+            "{package} could not be downloaded: it is a package of Debian 12 (bookworm); check \
+             apt's sources"
+        )
     })
 }
 

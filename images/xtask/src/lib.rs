@@ -12,3 +12,4 @@ pub mod progress;
 pub mod qemu;
 pub mod run;
 pub mod setup;
+pub mod tidy;

@@ -148,6 +148,7 @@ impl Watches {
         for (key, expected) in &self.expected {
             if late(expected) && expected.seen_since {
                 self.counts.coalesced += expected.count;
+                println!("xsload: note: {} events fewer than changes, {key:?}", expected.count);
             } else if late(expected) {
                 self.counts.lost += expected.count;
                 lost.push(key.clone());
