@@ -12,7 +12,7 @@ use crate::elf::Elf;
 use crate::process::Tool;
 use crate::progress::Steps;
 use crate::setup::TARGET;
-use crate::{guest, paths, setup};
+use crate::{guest, packages, paths, setup};
 
 /// Building all unikernels from nothing on a slow machine.
 const BUILD_LIMIT: Duration = Duration::from_secs(900);
@@ -61,15 +61,8 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// Unikernels whose packages the workspace has.
 pub fn present() -> Result<Vec<&'static Unikernel>> {
-    let out = Tool::new("cargo")
-        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
-        .output()?;
-    let data: serde_json::Value = serde_json::from_slice(&out)?;
-    let names: Vec<&str> = data["packages"]
-        .as_array()
-        .map(|all| all.iter().filter_map(|package| package["name"].as_str()).collect())
-        .unwrap_or_default();
-    Ok(UNIKERNELS.iter().filter(|unit| names.contains(&unit.name)).collect())
+    let names = packages::names()?;
+    Ok(UNIKERNELS.iter().filter(|unit| names.contains(unit.name)).collect())
 }
 
 fn unikernels(steps: &Steps, options: &Options) -> Result<()> {

@@ -3,13 +3,17 @@
 
 pub mod archive;
 pub mod build;
+pub mod check;
 pub mod debian;
 pub mod elf;
 pub mod guest;
+pub mod packages;
 pub mod paths;
 pub mod process;
 pub mod progress;
 pub mod qemu;
 pub mod run;
 pub mod setup;
+pub mod suite;
+pub mod test;
 pub mod tidy;

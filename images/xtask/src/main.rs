@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, run, setup};
+use xtask::{build, check, run, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -25,6 +25,10 @@ enum Verb {
     },
     /// Boot the host in QEMU and show what it does.
     Run(run::Options),
+    /// Check formatting, lints, documentation and the rules of the tidy test.
+    Check,
+    /// Run the tests of the host, then the suite on Xen; print totals.
+    Test(test::Options),
 }
 
 fn main() -> Result<()> {
@@ -32,5 +36,7 @@ fn main() -> Result<()> {
         Verb::Setup => setup::run(),
         Verb::Build { features } => build::run(&build::Options { features }),
         Verb::Run(options) => run::run(&options),
+        Verb::Check => check::run(),
+        Verb::Test(options) => test::run(&options),
     }
 }

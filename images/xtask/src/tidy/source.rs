@@ -181,7 +181,8 @@ mod tests {
 
     #[test]
     fn strings_and_comments_are_no_code() {
-        let text = "let a = \"unsafe // no\"; // unsafe\nlet b = 'u'; /* x /* y */ z */ f::<'a>();\n\
+        let text = "let a = \"unsafe // no\"; // unsafe\n\
+                    let b = 'u'; /* x /* y */ z */ f::<'a>();\n\
                     let c = r#\"unsafe \" {\"#; let d = b'{'; let e = '\\''; g(br\"}\");";
         let lines = lines(text);
         assert_eq!(lines[0].code, "let a = \"\"; ");

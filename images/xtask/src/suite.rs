@@ -1,0 +1,93 @@
+//! The on-Xen suite: boots of the real host, each with what its console must say.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::qemu::{Clock, Machine, Outcome, Vm};
+
+/// One line that must come, in order.
+pub enum Expect {
+    /// A line with this pattern.
+    Line(&'static str),
+    /// An event of this name from the orchestrator itself.
+    Event(&'static str),
+    /// After this point, letters typed on the serial console.
+    Type(&'static str),
+}
+
+/// How a boot must end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By itself, in this way.
+    With(Outcome),
+    /// Not at all: it is ended by us once everything expected has come.
+    Running,
+}
+
+/// One boot of the suite.
+pub struct Boot {
+    /// Its name, also of its log.
+    pub name: &'static str,
+    /// Words for the orchestrator's command line.
+    pub args: &'static [&'static str],
+    /// What must come, in order.
+    pub expect: &'static [Expect],
+    /// How it must end.
+    pub end: End,
+    /// Host seconds that each expected line, and the end, may take.
+    pub patience_s: u64,
+}
+
+/// One way to run a boot.
+#[derive(Clone, Copy)]
+pub struct Way {
+    /// Emulated CPUs.
+    pub cpus: u32,
+    /// The clock.
+    pub clock: Clock,
+    /// A word for logs.
+    pub name: &'static str,
+}
+
+/// Every boot runs in each of these ways.
+pub const WAYS: [Way; 2] = [
+    Way { cpus: 1, clock: Clock::Virtual, name: "virtual-smp1" },
+    Way { cpus: 2, clock: Clock::Real, name: "real-smp2" },
+];
+
+/// The boots; the orchestrator's own demonstration covers the whole life of the host.
+pub const BOOTS: [Boot; 1] = [Boot {
+    name: "once",
+    args: &["once"],
+    expect: &[Expect::Line("GUEST_READY up=*xenbus=yes"), Expect::Line("demo: wrote*read it back")],
+    end: End::With(Outcome::Passed),
+    patience_s: 180,
+}];
+
+/// Boots one host and holds it to what is expected.
+pub fn run(boot: &Boot, way: Way) -> Result<String> {
+    let mut machine = Machine::host(&format!("suite-{}-{}", boot.name, way.name), way.clock);
+    machine.cpus = way.cpus;
+    machine.orchestrator_args = boot.args.iter().map(|word| (*word).to_owned()).collect();
+    let patience = Duration::from_secs(boot.patience_s);
+    let steps = u32::try_from(boot.expect.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let mut vm = Vm::start(&machine, patience.saturating_mul(steps))?;
+    for expect in boot.expect {
+        match expect {
+            Expect::Line(pattern) => drop(vm.expect(pattern, patience)?),
+            Expect::Event(name) => drop(vm.expect_event(name, "", patience)?),
+            Expect::Type(text) => vm.type_text(text.as_bytes())?,
+        }
+    }
+    let spent = vm.elapsed().as_secs_f64();
+    let End::With(wanted) = boot.end else {
+        vm.kill()?;
+        return Ok(format!("all {} lines in {spent:.1} s", boot.expect.len()));
+    };
+    let (outcome, _) = vm.finish(|_| ())?;
+    if outcome != wanted {
+        bail!("it should have ended with \"{wanted}\", and ended with \"{outcome}\"");
+    }
+    Ok(outcome.to_string())
+}

@@ -1,0 +1,172 @@
+//! `cargo xtask test`: the host's tests, then the suite on Xen.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+
+use crate::check::excluding;
+use crate::process::Tool;
+use crate::progress::Steps;
+use crate::suite::{self, BOOTS, WAYS};
+use crate::{build, packages};
+
+/// Compiling and running every host test on a slow machine.
+const HOST_LIMIT: Duration = Duration::from_secs(1200);
+
+/// Which tests to run.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct Options {
+    /// Only the tests that need no emulator.
+    #[arg(long)]
+    pub host_only: bool,
+    /// Only the suite on Xen.
+    #[arg(long, conflicts_with = "host_only")]
+    pub xen_only: bool,
+}
+
+/// Tests that passed and failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    passed: usize,
+    failed: usize,
+    skipped: usize,
+}
+
+/// Runs the tests, prints totals, and fails when any test has.
+pub fn run(options: &Options) -> Result<()> {
+    let steps = Steps::new("test");
+    let mut totals = Totals::default();
+    if !options.xen_only {
+        totals = host(&steps)?;
+        println!("test: host: {}", totals.text());
+    }
+    if !options.host_only {
+        let xen = xen(&steps)?;
+        println!("test: on Xen: {}", xen.text());
+        totals.passed += xen.passed;
+        totals.failed += xen.failed;
+        totals.skipped += xen.skipped;
+    }
+    println!("test: total: {}", totals.text());
+    if totals.failed > 0 || totals.passed == 0 {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+impl Totals {
+    fn text(&self) -> String {
+        format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
+    }
+}
+
+/// Every host test, by nextest where it is installed; cargo's own runner adds the doc tests.
+fn host(steps: &Steps) -> Result<Totals> {
+    let bare = packages::bare()?;
+    let has_nextest = Tool::new("cargo").args(["nextest", "--version"]).output().is_ok();
+    let mut runs: Vec<(&str, Vec<&str>)> = Vec::new();
+    if has_nextest {
+        runs.push(("nextest", vec!["nextest", "run", "--no-fail-fast", "--workspace"]));
+        runs.push(("doc-tests", vec!["test", "--doc", "--no-fail-fast", "--workspace"]));
+    } else {
+        runs.push(("cargo-test", vec!["test", "--no-fail-fast", "--workspace"]));
+    }
+    let mut totals = Totals::default();
+    for (name, args) in runs {
+        let args = [&args[..], &excluding(&bare)].concat();
+        let log = crate::paths::logs().join(format!("test-{name}.log"));
+        let result = steps.step(name, || {
+            Tool::new("cargo")
+                .args(&args)
+                .env("CARGO_TERM_COLOR", "never")
+                .named(&format!("test-{name}"))
+                .limit(HOST_LIMIT)
+                .run()?;
+            Ok("passed")
+        });
+        let text = std::fs::read_to_string(&log).unwrap_or_default();
+        let counted = count(&text);
+        totals.passed += counted.passed;
+        totals.failed += counted.failed;
+        totals.skipped += counted.skipped;
+        if let Err(error) = result {
+            eprintln!("{error:#}");
+            failures(&text).iter().for_each(|line| eprintln!("{line}"));
+            // A compile error fails no test by name, and must not pass for that.
+            totals.failed = totals.failed.max(1);
+        }
+    }
+    Ok(totals)
+}
+
+/// Reads the summaries of nextest and of cargo's own runner.
+pub fn count(text: &str) -> Totals {
+    let mut totals = Totals::default();
+    for line in text.lines() {
+        let line = line.trim_start();
+        let is_summary = line.starts_with("Summary [") || line.starts_with("test result:");
+        if !is_summary {
+            continue;
+        }
+        let words: Vec<&str> = line.split(|c: char| !c.is_alphanumeric()).collect();
+        let before = |names: &[&str]| -> usize {
+            let at = words.iter().position(|word| names.contains(word));
+            at.and_then(|at| words[..at].iter().rev().find(|word| !word.is_empty()))
+                .and_then(|word| word.parse().ok())
+                .unwrap_or(0)
+        };
+        totals.passed += before(&["passed"]);
+        totals.failed += before(&["failed"]) + before(&["timed"]);
+        totals.skipped += before(&["skipped", "ignored"]);
+    }
+    totals
+}
+
+/// The lines that name failed tests.
+fn failures(text: &str) -> Vec<&str> {
+    let names = |line: &&str| {
+        let line = line.trim_start();
+        line.starts_with("FAIL") || line.starts_with("TIMEOUT") || line.ends_with("... FAILED")
+    };
+    let mut lines: Vec<&str> = text.lines().filter(names).collect();
+    lines.dedup();
+    lines
+}
+
+/// Every boot in every way.
+fn xen(steps: &Steps) -> Result<Totals> {
+    build::run(&build::Options::default())?;
+    let mut totals = Totals::default();
+    if !packages::names()?.contains("orchestrator") {
+        totals.skipped = BOOTS.len() * WAYS.len();
+        return Ok(totals);
+    }
+    for way in WAYS {
+        for boot in &BOOTS {
+            let label = format!("boot {} ({})", boot.name, way.name);
+            match steps.step(&label, || suite::run(boot, way)) {
+                Ok(_) => totals.passed += 1,
+                Err(error) => {
+                    eprintln!("{error:#}");
+                    totals.failed += 1;
+                }
+            }
+        }
+    }
+    Ok(totals)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_runners_summaries_are_read() {
+        let text = "     Summary [   0.405s] 28 tests run: 27 passed, 1 failed, 2 skipped\n";
+        assert_eq!(count(text), Totals { passed: 27, failed: 1, skipped: 2 });
+        let text = "test result: FAILED. 3 passed; 2 failed; 1 ignored; 0 measured; 8 filtered\n\
+                    test result: ok. 4 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
+        assert_eq!(count(text), Totals { passed: 7, failed: 2, skipped: 1 });
+        assert_eq!(count("test result nothing"), Totals::default());
+    }
+}
