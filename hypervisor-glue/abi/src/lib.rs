@@ -9,6 +9,8 @@
 extern crate alloc;
 
 mod control;
+pub mod hypercall;
+pub mod layout;
 mod types;
 mod xen;
 

@@ -34,6 +34,7 @@ pub struct GrantRef(pub u32);
 
 /// A page frame number: a machine frame (MFN) for PV domains, a guest frame (GFN) for PVH ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(transparent)]
 pub struct Frame(pub u64);
 
 /// What a mapping or a grant allows.

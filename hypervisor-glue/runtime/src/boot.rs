@@ -1,0 +1,311 @@
+//! The start of a life.
+
+use core::cell::Cell;
+use core::fmt::Write;
+use core::slice;
+
+use abi::hypercall::{Call, hypercall, outcome};
+use abi::layout::StartInfo;
+use abi::{Control, DomId, PAGE_SIZE, XenError};
+
+use crate::cell::OneCpu;
+use crate::console::{self, Console};
+use crate::fabric_pages::FabricRange;
+use crate::failure::{self, FailureText};
+use crate::selftest::{self, Test};
+use crate::symbols::{UNIKERNEL, ppvmm_shared_info, ppvmm_stack_guard};
+use crate::{
+    Hypervisor, facts, grants, heap, hypervisor, mapping, paging, survivor, traps, upcall, window,
+};
+
+/// How this life came to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    /// The first one of this domain.
+    First,
+    /// Rung 1: memory is as the former life left it. (For the orchestrator: its own failure.)
+    Microreset,
+    /// Rung 2: the image is pristine; ports, mappings and the fabric are as they were.
+    Microreboot,
+}
+
+impl Life {
+    fn of_rung(rung: u64) -> Self {
+        match rung {
+            0 => Self::First,
+            1 => Self::Microreset,
+            _ => Self::Microreboot,
+        }
+    }
+}
+
+/// What a unikernel starts with.
+#[derive(Clone, Copy, Debug)]
+pub struct Boot {
+    hypervisor: Hypervisor,
+    life: Life,
+    command_line: &'static str,
+    archive: &'static [u8],
+    failure: Option<FailureText>,
+}
+
+impl Boot {
+    /// The hypervisor.
+    pub fn hypervisor(&self) -> Hypervisor {
+        self.hypervisor
+    }
+
+    /// How this life came to be.
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    /// The command line: words such as `unit=1`.
+    pub fn command_line(&self) -> &'static str {
+        self.command_line
+    }
+
+    /// The value of the word `name=value` of the command line.
+    pub fn argument(&self, name: &str) -> Option<&'static str> {
+        argument(self.command_line, name)
+    }
+
+    /// The module that Xen gave the initial domain; empty in other domains.
+    pub fn archive(&self) -> &'static [u8] {
+        self.archive
+    }
+
+    /// The panic or trap that the orchestrator recovers from.
+    pub fn failure(&self) -> Option<FailureText> {
+        self.failure
+    }
+}
+
+fn argument<'a>(line: &'a str, name: &str) -> Option<&'a str> {
+    line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name)?.strip_prefix('='))
+}
+
+/// Which rules a unikernel lives by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Service,
+    Orchestrator,
+}
+
+/// A unikernel: made by [`crate::service!`] or [`crate::orchestrator!`].
+#[derive(Clone, Copy, Debug)]
+pub struct Unikernel {
+    pub(crate) kind: Kind,
+    pub(crate) main: fn(Boot) -> !,
+    pub(crate) fabric: FabricRange,
+    pub(crate) tests: &'static [Test],
+}
+
+impl Unikernel {
+    /// A service that starts in `main`.
+    pub const fn service(main: fn(Boot) -> !) -> Self {
+        Self { kind: Kind::Service, main, fabric: FabricRange::NONE, tests: &[] }
+    }
+
+    /// The orchestrator, with its fabric.
+    pub const fn orchestrator(main: fn(Boot) -> !, fabric: FabricRange) -> Self {
+        Self { kind: Kind::Orchestrator, main, fabric, tests: &[] }
+    }
+
+    /// Adds tests of its own to the self-test.
+    pub const fn with_tests(self, tests: &'static [Test]) -> Self {
+        Self { tests, ..self }
+    }
+}
+
+/// What the orchestrator starts with, kept for its next life.
+static BOOT: OneCpu<Cell<Option<Boot>>> = OneCpu::new(Cell::new(None));
+
+/// Xen's version that the structures of `abi` belong to.
+const XEN_VERSION: (u64, u64) = (4, 17);
+
+/// Called by `entry.s` with an empty stack.
+#[unsafe(no_mangle)]
+extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
+    // SAFETY: Whoever starts a PV domain passes the address of its start information, which stays
+    // mapped and is written by nobody while the domain runs.
+    let info: &'static StartInfo = unsafe { &*(start_info as *const StartInfo) };
+    failure::reset();
+    let facts = facts::learn(info);
+    let ours = paging::entry(1 << 30, 1).is_some();
+    // Only our builder passes a rung.
+    let life = if ours { Life::of_rung(rung) } else { Life::First };
+    console::open();
+    share_page(info.shared_info);
+    traps::open();
+    upcall::open();
+    if life == Life::First {
+        hypervisor::event_words().reset();
+    }
+    guard_pages();
+    if let Err(error) = window::open() {
+        failure::fail(format_args!("no window for mappings: {error}"));
+    }
+    open_memory(life, ours);
+    let boot = Boot {
+        hypervisor: Hypervisor::new(),
+        life,
+        command_line: command_line(info),
+        archive: if facts.initial { archive(info) } else { &[] },
+        failure: None,
+    };
+    if facts.initial {
+        allow_ports();
+    }
+    start(boot)
+}
+
+fn start(boot: Boot) -> ! {
+    let initial = facts::get().initial;
+    let wanted = match UNIKERNEL.kind {
+        Kind::Orchestrator => initial && boot.argument("selftest").is_none(),
+        Kind::Service => boot.argument("unit").is_some(),
+    };
+    if !wanted {
+        selftest::run()
+    }
+    if initial {
+        check_xen(&boot.hypervisor);
+    }
+    BOOT.set(Some(boot));
+    (UNIKERNEL.main)(boot)
+}
+
+/// The orchestrator's next life after a failure of its own: everything mapped is unmapped, upcalls
+/// are masked, nothing else changes.
+pub(crate) fn again(failure: FailureText) -> Boot {
+    failure::reset();
+    upcall::open();
+    mapping::drop_all();
+    let boot = BOOT.get().expect("only a started orchestrator recovers");
+    Boot { life: Life::Microreset, failure: Some(failure), ..boot }
+}
+
+/// Makes the page that Xen shares with us visible in our image.
+fn share_page(machine_address: u64) {
+    let address = &raw const ppvmm_shared_info as u64;
+    // SAFETY: The static page exists for this, and is accessed as memory that others write.
+    let mapped = unsafe { paging::set_leaf(address, paging::leaf(machine_address >> 12, true)) };
+    if let Err(error) = mapped {
+        failure::fail(format_args!("no shared information page: {error}"));
+    }
+}
+
+/// Page 0, so that a null pointer faults, and the page below the stack become empty.
+fn guard_pages() {
+    for address in [0, &raw const ppvmm_stack_guard as u64] {
+        // SAFETY: Nothing of ours lies in either page. Where the entry is missing already, there
+        // is nothing to do.
+        let _ = unsafe { paging::set_leaf(address, 0) };
+    }
+}
+
+/// Gives the records of grants and the heap their places, and decides whether what a former life
+/// left in memory is trusted.
+fn open_memory(life: Life, ours: bool) {
+    /// Xen and libxl map at least 512 KiB behind their tables; no more is taken.
+    const LOOSE_BYTES: u64 = 512 << 10;
+    let page = PAGE_SIZE as u64;
+    let facts = facts::get();
+    let (begin, end) = if ours {
+        let tables = (facts.pages - facts.tables) * page;
+        (facts.after_p2m(), tables.min(facts.top_table))
+    } else {
+        // Behind the tables comes one page of boot stack, which we do not use any more.
+        let begin = facts.top_table + (facts.tables + 1) * page;
+        let mapped = |address| paging::entry(address, 1).is_some_and(|entry| entry.present());
+        let pages = (0..LOOSE_BYTES / page).take_while(|n| mapped(begin + n * page)).count();
+        (begin, begin + pages as u64 * page)
+    };
+    let heap = begin + (grants::RECORD_PAGES * PAGE_SIZE) as u64;
+    if heap >= end {
+        failure::fail(format_args!("too little memory: {} pages", facts.pages));
+    }
+    heap::look_back();
+    let sound = !heap::was_interrupted() && !survivor::was_changing() && heap::generation() > 0;
+    let keep = life == Life::Microreset && sound;
+    if !keep {
+        window::forget();
+    }
+    grants::forget_table();
+    // SAFETY: The range is free memory of this domain by the contract with its builder, page-
+    // aligned and mapped; only this function ever uses it, in every life in the same way. When
+    // the heap starts afresh nothing of it is in use: this life has not begun, and survivors of
+    // former ones are recognised by the heap's generation.
+    unsafe {
+        grants::open(begin, life == Life::First, keep);
+        if !keep {
+            heap::start(heap, end);
+        }
+    }
+    survivor::settle();
+}
+
+fn command_line(info: &'static StartInfo) -> &'static str {
+    let len = info.cmd_line.iter().position(|byte| *byte == 0).unwrap_or(info.cmd_line.len());
+    core::str::from_utf8(&info.cmd_line[..len]).unwrap_or("")
+}
+
+fn archive(info: &StartInfo) -> &'static [u8] {
+    let last = info.mod_start + info.mod_len.saturating_sub(1);
+    if info.mod_len == 0 || paging::entry(last, 1).is_none() {
+        return &[];
+    }
+    // SAFETY: Xen has loaded and mapped the module there, in memory of ours that nobody writes.
+    unsafe { slice::from_raw_parts(info.mod_start as *const u8, info.mod_len as usize) }
+}
+
+/// Lets the initial domain use I/O ports, for [`Hypervisor::machine_exit`].
+fn allow_ports() {
+    /// `PHYSDEVOP_set_iopl`.
+    const SET_IOPL: u64 = 6;
+    let level = 1u32;
+    // SAFETY: Xen reads one word. Without the right the exit traps, and the trap is reported.
+    let _ = unsafe { hypercall(Call::PhysdevOp, [SET_IOPL, &raw const level as u64, 0, 0, 0]) };
+}
+
+/// Ends with a message unless this is the Xen whose control interface we know.
+fn check_xen(hypervisor: &Hypervisor) {
+    /// `XENVER_version`.
+    const VERSION: u64 = 0;
+    // SAFETY: No memory is passed.
+    let version = outcome(unsafe { hypercall(Call::XenVersion, [VERSION, 0, 0, 0, 0]) });
+    let version = version.unwrap_or(0);
+    let (major, minor) = (version >> 16, version & 0xffff);
+    let known = hypervisor.domain_info(DomId::ORCHESTRATOR);
+    if (major, minor) == XEN_VERSION && known.is_ok() {
+        return;
+    }
+    let _ = writeln!(
+        Console,
+        "\nPpVMM needs Xen {}.{} with domctl interface {:#x}; this is Xen {major}.{minor}{}.",
+        XEN_VERSION.0,
+        XEN_VERSION.1,
+        abi::layout::DOMCTL_VERSION,
+        match known {
+            Err(XenError::WrongVersion) => ", and its domctl interface differs",
+            Err(_) => ", and it refuses control operations",
+            Ok(_) => "",
+        }
+    );
+    hypervisor.machine_exit(failure::EXIT_FAILED)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_words_with_a_value() {
+        let line = "unit=1 fabric=4096,300  doorbell=3 units=9";
+        assert_eq!(argument(line, "unit"), Some("1"));
+        assert_eq!(argument(line, "fabric"), Some("4096,300"));
+        assert_eq!(argument(line, "door"), None);
+        assert_eq!(argument("selftest=1", "selftest"), Some("1"));
+    }
+}

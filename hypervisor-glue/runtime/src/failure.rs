@@ -1,0 +1,138 @@
+//! What happens when a unikernel panics or traps.
+
+use core::cell::Cell;
+use core::fmt::{self, Write};
+
+use abi::{ShutdownReason, Xen};
+
+use crate::boot::Boot;
+use crate::cell::OneCpu;
+use crate::console::{self, Console};
+use crate::mapping::FabricMemory;
+use crate::symbols::ppvmm_fresh_stack;
+use crate::{Hypervisor, boot, clock, facts};
+
+/// Bytes kept of a failure's message: a panic's place and text.
+const TEXT_BYTES: usize = 240;
+/// The orchestrator recovers at most this often…
+const RECOVERIES: u32 = 16;
+/// …within this time: a failure that comes back at once is not worth a busy loop, and the watchdog
+/// counts whole seconds.
+const RECOVERY_PERIOD_NS: u64 = 1_000_000_000;
+/// Exit code (before QEMU's `v << 1 | 1`) of an orchestrator that gives up.
+pub(crate) const EXIT_FAILED: u8 = 0x7f;
+
+/// The text of a failure, cut off where it does not fit.
+#[derive(Clone, Copy, Debug)]
+pub struct FailureText {
+    bytes: [u8; TEXT_BYTES],
+    len: usize,
+}
+
+impl FailureText {
+    /// No text.
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; TEXT_BYTES], len: 0 }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or("(text cut inside a character)")
+    }
+}
+
+impl Write for FailureText {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let mut room = (TEXT_BYTES - self.len).min(text.len());
+        while !text.is_char_boundary(room) {
+            room -= 1;
+        }
+        self.bytes[self.len..self.len + room].copy_from_slice(&text.as_bytes()[..room]);
+        self.len += room;
+        Ok(())
+    }
+}
+
+/// Writes a failure's text where it outlives the domain.
+type LastWords = (FabricMemory, fn(&FabricMemory, &str));
+
+static LAST_WORDS: OneCpu<Cell<Option<LastWords>>> = OneCpu::new(Cell::new(None));
+/// Where a life starts.
+type Entry = fn(Boot) -> !;
+
+static RECOVERY: OneCpu<Cell<Option<Entry>>> = OneCpu::new(Cell::new(None));
+static FAILING: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
+static TEXT: OneCpu<Cell<FailureText>> = OneCpu::new(Cell::new(FailureText::new()));
+static RECOVERED: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
+static FIRST_NS: OneCpu<Cell<u64>> = OneCpu::new(Cell::new(0));
+
+/// A life begins: nothing is registered.
+pub(crate) fn reset() {
+    LAST_WORDS.set(None);
+    FAILING.set(false);
+}
+
+pub(crate) fn set_last_words(memory: FabricMemory, write: fn(&FabricMemory, &str)) {
+    LAST_WORDS.set(Some((memory, write)));
+}
+
+pub(crate) fn set_recovery(entry: Entry) {
+    RECOVERY.set(Some(entry));
+}
+
+/// Ends this life, with the reason.
+pub(crate) fn fail(reason: fmt::Arguments<'_>) -> ! {
+    if FAILING.replace(true) {
+        // The report itself failed.
+        give_up();
+    }
+    let mut text = FailureText::new();
+    let _ = text.write_fmt(reason);
+    TEXT.set(text);
+    let _ = writeln!(Console, "\n{}", text.as_str());
+    if let Some((memory, write)) = LAST_WORDS.get() {
+        write(&memory, text.as_str());
+    }
+    if facts::get().initial && RECOVERY.get().is_some() && may_recover() {
+        // SAFETY: This life ends here: nothing on the old stack is used again.
+        unsafe { ppvmm_fresh_stack(recover, 0) }
+    }
+    give_up()
+}
+
+fn may_recover() -> bool {
+    let now_ns = clock::now_ns();
+    if now_ns.saturating_sub(FIRST_NS.get()) > RECOVERY_PERIOD_NS {
+        FIRST_NS.set(now_ns);
+        RECOVERED.set(0);
+    }
+    RECOVERED.set(RECOVERED.get() + 1);
+    RECOVERED.get() <= RECOVERIES
+}
+
+extern "C" fn recover(_: u64) -> ! {
+    let text = TEXT.get();
+    let boot = boot::again(text);
+    let entry = RECOVERY.get().expect("checked by `fail`");
+    entry(boot)
+}
+
+fn give_up() -> ! {
+    if console::is_bare() {
+        crate::pvh::exit(EXIT_FAILED);
+    }
+    let hypervisor = Hypervisor::new();
+    if facts::get().initial {
+        hypervisor.machine_exit(EXIT_FAILED);
+    }
+    hypervisor.shutdown(ShutdownReason::Crash)
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
+    match info.location() {
+        Some(at) => fail(format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message())),
+        None => fail(format_args!("panic: {}", info.message())),
+    }
+}

@@ -1,0 +1,42 @@
+//! The entry macros.
+
+/// Makes the binary a service: `service!(start)` with `fn start(boot: runtime::Boot) -> !`, or
+/// `service!(start, tests = [("name", function), …])` with tests of its own for the self-test, each
+/// `fn() -> Result<(), &'static str>`.
+#[macro_export]
+macro_rules! service {
+    ($start:path $(, tests = $tests:expr)?) => {
+        $crate::unikernel!($crate::Unikernel::service($start) $(.with_tests(&$tests))?);
+    };
+}
+
+/// Makes the binary the orchestrator: `orchestrator!(start, fabric_pages = N)` with
+/// `fn start(boot: runtime::Boot) -> !` and the number of pages that it shares with its units;
+/// `tests = […]` as for [`service!`].
+#[macro_export]
+macro_rules! orchestrator {
+    ($start:path, fabric_pages = $pages:expr $(, tests = $tests:expr)?) => {
+        static PPVMM_FABRIC: $crate::FabricPages<{ $pages }> = $crate::FabricPages::new();
+        $crate::unikernel!(
+            $crate::Unikernel::orchestrator($start, PPVMM_FABRIC.range())
+                $(.with_tests(&$tests))?
+        );
+    };
+}
+
+/// What the runtime looks for in the binary; use [`service!`] or [`orchestrator!`].
+#[doc(hidden)]
+#[macro_export]
+macro_rules! unikernel {
+    ($unikernel:expr) => {
+        #[unsafe(export_name = "ppvmm_unikernel")]
+        static PPVMM_UNIKERNEL: $crate::Unikernel = $unikernel;
+
+        /// A unikernel is no process: it is built for other targets only to be checked.
+        #[cfg(not(target_os = "none"))]
+        #[unsafe(export_name = "main")]
+        extern "C" fn ppvmm_not_a_process() -> i32 {
+            2
+        }
+    };
+}

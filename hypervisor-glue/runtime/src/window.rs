@@ -1,0 +1,263 @@
+//! The address range where memory of others is mapped, and which of its pages are taken.
+
+use core::cell::Cell;
+
+use abi::layout::MmuUpdate;
+use abi::{DomId, PAGE_SIZE, XenError};
+
+use crate::cell::OneCpu;
+use crate::paging::{self, BATCH};
+
+/// Pages per lowest table.
+const PER_TABLE: usize = 512;
+/// Most pages in a window (16 MiB): what our builder prepares.
+pub(crate) const MAX_SLOTS: usize = 4096;
+/// Where our builder prepares the tables of a window.
+const BUILDER_WINDOW: u64 = 1 << 30;
+/// Where we make a window ourselves, with tables of our own: the last 8 MiB of the first GiB,
+/// whose second-level table exists in every PV domain. Xen's own mapping of image, archive and
+/// tables ends far below.
+const OWN_WINDOW: u64 = (1 << 30) - ((OWN_TABLES * PER_TABLE * PAGE_SIZE) as u64);
+/// 2,048 pages: the initial domain maps at most 512 pages of a service and 64 grant frames.
+const OWN_TABLES: usize = 4;
+
+/// A set of page slots with a search for contiguous free ones.
+pub(crate) struct Slots {
+    taken: [Cell<u64>; MAX_SLOTS / 64],
+}
+
+impl Slots {
+    pub(crate) const fn new() -> Self {
+        Self { taken: [const { Cell::new(0) }; MAX_SLOTS / 64] }
+    }
+
+    /// Whether the slot is taken.
+    pub(crate) fn is_taken(&self, slot: usize) -> bool {
+        self.taken[slot / 64].get() & 1 << (slot % 64) != 0
+    }
+
+    /// Takes or gives back slots.
+    pub(crate) fn mark(&self, first: usize, count: usize, taken: bool) {
+        for slot in first..first + count {
+            let word = &self.taken[slot / 64];
+            let bit = 1 << (slot % 64);
+            word.set(if taken { word.get() | bit } else { word.get() & !bit });
+        }
+    }
+
+    /// Takes the lowest `count` contiguous free slots in `[low, high)`.
+    pub(crate) fn allocate(&self, low: usize, high: usize, count: usize) -> Option<usize> {
+        let found = self.search(low, high, count)?;
+        self.mark(found, count, true);
+        Some(found)
+    }
+
+    fn search(&self, low: usize, high: usize, count: usize) -> Option<usize> {
+        let mut run = 0;
+        for slot in low..high {
+            run = if self.is_taken(slot) { 0 } else { run + 1 };
+            if run == count {
+                return Some(slot + 1 - count);
+            }
+        }
+        None
+    }
+}
+
+/// The window of this domain.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    base: u64,
+    /// First slot for mappings; those below belong to the fabric.
+    low: usize,
+    high: usize,
+    /// Machine address of each lowest table.
+    tables: [u64; MAX_SLOTS / PER_TABLE],
+}
+
+static PLACE: OneCpu<Cell<Place>> =
+    OneCpu::new(Cell::new(Place { base: 0, low: 0, high: 0, tables: [0; 8] }));
+static SLOTS: OneCpu<Slots> = OneCpu::new(Slots::new());
+
+#[repr(C, align(4096))]
+struct Tables(Cell<[[u64; PER_TABLE]; OWN_TABLES]>);
+
+/// Pages that become the lowest tables of a window of our own.
+static OWN: OneCpu<Tables> = OneCpu::new(Tables(Cell::new([[0; PER_TABLE]; OWN_TABLES])));
+
+/// Finds the window that the builder prepared, else makes one.
+pub(crate) fn open() -> Result<(), XenError> {
+    let prepared = paging::entry(BUILDER_WINDOW, 1).is_some();
+    if !prepared {
+        make_tables()?;
+    }
+    let (base, low, high) = if prepared {
+        (BUILDER_WINDOW, FABRIC_SLOTS, MAX_SLOTS)
+    } else {
+        (OWN_WINDOW, 0, OWN_TABLES * PER_TABLE)
+    };
+    let mut tables = [0; MAX_SLOTS / PER_TABLE];
+    for (index, table) in tables.iter_mut().enumerate().take(high / PER_TABLE) {
+        let address = base + (index * PER_TABLE * PAGE_SIZE) as u64;
+        *table = paging::entry(address, 1).ok_or(XenError::BadAddress)?.address;
+    }
+    PLACE.set(Place { base, low, high, tables });
+    Ok(())
+}
+
+/// The first half of the builder's window is for the fabric.
+pub(crate) const FABRIC_SLOTS: usize = MAX_SLOTS / 2;
+/// Most frames of our own grant table: Xen's default limit, 32,768 entries.
+pub(crate) const GRANT_TABLE_SLOTS: usize = 64;
+
+/// Turns our spare pages into lowest tables and hangs them into the second-level table.
+fn make_tables() -> Result<(), XenError> {
+    for index in 0..OWN_TABLES {
+        let address = OWN_WINDOW + (index * PER_TABLE * PAGE_SIZE) as u64;
+        let upper = paging::entry(address, 2).ok_or(XenError::BadAddress)?;
+        if upper.present() {
+            continue;
+        }
+        let page = OWN.0.as_ptr() as u64 + (index * PAGE_SIZE) as u64;
+        let frame = paging::machine_frame(page);
+        // SAFETY: Only `OWN` is touched, zero and used for nothing else; it becomes read-only,
+        // because a page table must not be writable, and then maps nothing yet.
+        unsafe {
+            paging::set_leaf(page, paging::leaf(frame, false))?;
+            let update = MmuUpdate { ptr: upper.address, val: paging::table(frame) };
+            paging::update(&[update], DomId::SELF).map_err(|(_, error)| error)?;
+        }
+    }
+    Ok(())
+}
+
+/// The address of a slot.
+pub(crate) fn address(slot: usize) -> u64 {
+    PLACE.get().base + (slot * PAGE_SIZE) as u64
+}
+
+/// Machine address of the entry that maps a slot.
+pub(crate) fn entry_address(slot: usize) -> u64 {
+    PLACE.get().tables[slot / PER_TABLE] + (slot % PER_TABLE * 8) as u64
+}
+
+/// Whether something is mapped in a slot.
+pub(crate) fn is_mapped(slot: usize) -> bool {
+    paging::entry(address(slot), 1).is_some_and(|entry| entry.present())
+}
+
+/// The slots for mappings: first, and one past the last.
+pub(crate) fn range() -> (usize, usize) {
+    let place = PLACE.get();
+    (place.low, place.high - GRANT_TABLE_SLOTS)
+}
+
+/// The slot of a frame of our own grant table: the last ones of the window.
+pub(crate) fn grant_table_slot(frame: usize) -> usize {
+    assert!(frame < GRANT_TABLE_SLOTS, "grant table frame {frame} is beyond the window");
+    PLACE.get().high - GRANT_TABLE_SLOTS + frame
+}
+
+/// Takes contiguous free slots.
+pub(crate) fn allocate(count: usize) -> Result<usize, XenError> {
+    let (low, high) = range();
+    SLOTS.allocate(low, high, count).ok_or(XenError::WindowFull)
+}
+
+/// Gives slots back whose entries are empty again.
+pub(crate) fn release(first: usize, count: usize) {
+    SLOTS.mark(first, count, false);
+}
+
+/// Takes these very slots.
+pub(crate) fn claim(first: usize, count: usize) {
+    SLOTS.mark(first, count, true);
+}
+
+/// Whether somebody owns the slot.
+pub(crate) fn is_taken(slot: usize) -> bool {
+    SLOTS.is_taken(slot)
+}
+
+/// Maps frames of `owner` from slot `first` on, or none at all.
+pub(crate) fn map(
+    first: usize,
+    frames: impl Iterator<Item = u64>,
+    writable: bool,
+    owner: DomId,
+    command: u64,
+) -> Result<(), XenError> {
+    let mut frames = frames;
+    let mut slot = first;
+    let mut batch = [MmuUpdate::default(); BATCH];
+    loop {
+        let mut count = 0;
+        for (update, frame) in batch.iter_mut().zip(frames.by_ref()) {
+            let ptr = entry_address(slot + count) | command;
+            *update = MmuUpdate { ptr, val: paging::leaf(frame, writable) };
+            count += 1;
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        // SAFETY: 1. The window is no Rust memory: it is reached through spans only, and these
+        // slots through none now. 2. The entries were empty and flushed, so nothing is cached.
+        let result = unsafe { paging::update(&batch[..count], owner) };
+        if let Err((done, error)) = result {
+            unmap(first, slot - first + done);
+            return Err(error);
+        }
+        slot += count;
+    }
+}
+
+/// Empties the entries of slots that hold foreign mappings (granted ones have their own call).
+pub(crate) fn unmap(first: usize, count: usize) {
+    let mut batch = [MmuUpdate::default(); BATCH];
+    let mut slot = first;
+    while slot < first + count {
+        let some = (first + count - slot).min(BATCH);
+        for (index, update) in batch[..some].iter_mut().enumerate() {
+            *update = MmuUpdate { ptr: entry_address(slot + index), val: 0 };
+        }
+        // SAFETY: 1. As in `map`: whoever used the slots has given them up. 2. Flushed below.
+        let result = unsafe { paging::update(&batch[..some], DomId::SELF) };
+        result.map_err(|(_, error)| error).expect("emptying an entry of ours is always allowed");
+        slot += some;
+    }
+    if count > 0 {
+        paging::flush();
+    }
+}
+
+/// Gives all slots back, whatever they hold.
+pub(crate) fn forget() {
+    let (low, high) = range();
+    SLOTS.mark(low, high - low, false);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_contiguous_slots() {
+        let slots = Slots::new();
+        let first = slots.allocate(0, 16, 4).expect("room");
+        let second = slots.allocate(0, 16, 4).expect("room");
+        assert_eq!((first, second), (0, 4));
+        slots.mark(first, 4, false);
+        assert_eq!(slots.allocate(0, 16, 8), Some(8));
+        assert_eq!(slots.allocate(0, 16, 5), None, "only four are free");
+        assert_eq!(slots.allocate(0, 16, 4), Some(0));
+        assert_eq!(slots.allocate(0, 16, 1), None);
+        assert!(slots.is_taken(15));
+    }
+
+    #[test]
+    fn stays_inside_its_bounds() {
+        let slots = Slots::new();
+        assert_eq!(slots.allocate(100, 102, 3), None);
+        assert_eq!(slots.allocate(100, 102, 2), Some(100));
+    }
+}
