@@ -11,8 +11,8 @@ use abi::hypercall::{Call, hypercall};
 use crate::cell::OneCpu;
 use crate::{facts, io, paging};
 
-/// Text goes to Xen's console in the initial domain, to the serial line on a bare machine, to the PV
-/// console ring of an ordinary guest, and nowhere in a service of PpVMM, whose log is in the fabric.
+/// Text goes to Xen's console in the initial domain, to the serial line on a bare machine, to the
+/// PV console ring of an ordinary guest, and nowhere in a service, whose log is in the fabric.
 #[derive(Clone, Copy, Debug)]
 pub struct Console;
 

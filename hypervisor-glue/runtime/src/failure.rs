@@ -16,8 +16,8 @@ use crate::{Hypervisor, boot, clock, facts};
 const TEXT_BYTES: usize = 240;
 /// The orchestrator recovers at most this often…
 const RECOVERIES: u32 = 16;
-/// …within this time: a failure that comes back at once is not worth a busy loop, and the watchdog
-/// counts whole seconds.
+/// …within this time: a failure that comes back at once is not worth a busy loop, and the
+/// watchdog counts whole seconds.
 const RECOVERY_PERIOD_NS: u64 = 1_000_000_000;
 /// Exit code (before QEMU's `v << 1 | 1`) of an orchestrator that gives up.
 pub(crate) const EXIT_FAILED: u8 = 0x7f;
