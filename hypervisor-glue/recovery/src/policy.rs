@@ -23,3 +23,12 @@ pub struct Policy {
     /// 0 leaves a rung out. Global restarts are not counted: nothing is above them.
     pub tries: [u8; 3],
 }
+
+/// What the supervisor has to know of one unit.
+#[derive(Clone, Copy, Debug)]
+pub struct Plan {
+    /// By what it is judged.
+    pub policy: Policy,
+    /// Indices of the units that have to serve before it is started.
+    pub depends_on: &'static [usize],
+}

@@ -38,13 +38,13 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("hang_limit_us = 500", "hang_limit_us = 5", "recovery.hang_limit_us = 5 is wrong"),
         ("start_limit_us = 40000", "start_limit_us = 0", "recovery.start_limit_us = 0 is wrong"),
         ("ping_interval_ms = 30000", "ping_interval_ms = 1", "recovery.ping_interval_ms = 1"),
-        ("min_run_ms = 50", "min_run_ms = 0", "recovery.min_run_ms = 0 is wrong"),
+        ("min_run_ms = 20", "min_run_ms = 0", "recovery.min_run_ms = 0 is wrong"),
         ("backoff_ms = 1", "backoff_ms = 0", "recovery.backoff_ms = 0 is wrong"),
         ("backoff_max_ms = 1000", "backoff_max_ms = 0", "recovery.backoff_max_ms = 0 is wrong"),
         (
             "healthy_ms = 2000",
             "healthy_ms = 49",
-            "recovery.healthy_ms = 49 is wrong: allowed is 50",
+            "recovery.healthy_ms = 19 is wrong: allowed is 20",
         ),
         ("rebuild = 3", "rebuild = 0", "recovery.tries.rebuild = 0 is wrong: allowed is 1 to 100"),
         (
