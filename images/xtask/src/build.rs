@@ -114,7 +114,8 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-fn pack(steps: &Steps) -> Result<()> {
+/// What the archive is made of.
+pub fn sources() -> Result<Vec<Source>> {
     let mut sources: Vec<Source> = present()?
         .iter()
         .filter(|unit| unit.in_archive)
@@ -122,6 +123,11 @@ fn pack(steps: &Steps) -> Result<()> {
         .collect();
     sources.push(Source { name: GUEST_KERNEL.into(), path: paths::guest_kernel() });
     sources.push(Source { name: GUEST_INITRAMFS.into(), path: paths::guest_initramfs() });
+    Ok(sources)
+}
+
+fn pack(steps: &Steps) -> Result<()> {
+    let sources = sources()?;
     steps.step("archive", || {
         let table = archive::write(&sources, &paths::archive())?;
         let size = fs::metadata(paths::archive())?.len();

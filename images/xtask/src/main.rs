@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, run, setup, test};
+use xtask::{build, check, experiment, run, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Verb {
     Check,
     /// Run the tests of the host, then the suite on Xen; print totals.
     Test(test::Options),
+    /// Run an experiment, print its tables, hold it to what is promised.
+    Experiment(experiment::Options),
 }
 
 fn main() -> Result<()> {
@@ -38,5 +40,6 @@ fn main() -> Result<()> {
         Verb::Run(options) => run::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
+        Verb::Experiment(options) => experiment::run(&options),
     }
 }

@@ -3,6 +3,7 @@
 pub mod cpio;
 pub mod initramfs;
 pub mod kernel;
+pub mod variant;
 
 use std::fs;
 use std::time::{Duration, SystemTime};

@@ -10,10 +10,8 @@ use std::process::ExitStatus;
 pub const BYTE_PASSED: u8 = 0x10;
 /// A check failed.
 pub const BYTE_FAILED: u8 = 0x11;
-/// The initial domain met something it cannot survive.
-pub const BYTE_PANICKED: u8 = 0x12;
-/// What was booted cannot work: archive, memory, Xen's version, system description.
-pub const BYTE_UNUSABLE: u8 = 0x13;
+/// The initial domain gave up: what was booted cannot work, or it met what it cannot survive.
+pub const BYTE_GAVE_UP: u8 = 0x7f;
 
 /// How a boot ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,10 +20,8 @@ pub enum Outcome {
     Passed,
     /// The host ended by itself and says that something failed.
     Failed,
-    /// The initial domain panicked for good.
-    Panicked,
-    /// The host refused to start.
-    Unusable,
+    /// The initial domain gave up and said why.
+    GaveUp,
     /// The machine was reset or switched off without a verdict.
     PoweredOff,
     /// The time limit passed, or we ended it.
@@ -43,8 +39,7 @@ impl Outcome {
             Some(code) => match u8::try_from(code >> 1) {
                 Ok(BYTE_PASSED) if code & 1 == 1 => Outcome::Passed,
                 Ok(BYTE_FAILED) if code & 1 == 1 => Outcome::Failed,
-                Ok(BYTE_PANICKED) if code & 1 == 1 => Outcome::Panicked,
-                Ok(BYTE_UNUSABLE) if code & 1 == 1 => Outcome::Unusable,
+                Ok(BYTE_GAVE_UP) if code & 1 == 1 => Outcome::GaveUp,
                 _ => Outcome::Other(code),
             },
         }
@@ -56,8 +51,7 @@ impl fmt::Display for Outcome {
         match self {
             Outcome::Passed => f.write_str("passed"),
             Outcome::Failed => f.write_str("failed: the host says why above"),
-            Outcome::Panicked => f.write_str("the orchestrator panicked and could not recover"),
-            Outcome::Unusable => f.write_str("the host refused to start: it says why above"),
+            Outcome::GaveUp => f.write_str("the orchestrator gave up: it says why above"),
             Outcome::PoweredOff => f.write_str("powered off"),
             Outcome::Ended => f.write_str("ended from outside (time limit or signal)"),
             Outcome::Other(code) => write!(f, "QEMU ended with exit code {code}"),
@@ -75,8 +69,7 @@ mod tests {
         let of = |code: i32| Outcome::of(ExitStatus::from_raw(code << 8));
         assert_eq!(of(33), Outcome::Passed);
         assert_eq!(of(35), Outcome::Failed);
-        assert_eq!(of(37), Outcome::Panicked);
-        assert_eq!(of(39), Outcome::Unusable);
+        assert_eq!(of(255), Outcome::GaveUp);
         assert_eq!(of(0), Outcome::PoweredOff);
         assert_eq!(of(1), Outcome::Other(1));
         assert_eq!(of(32), Outcome::Other(32));

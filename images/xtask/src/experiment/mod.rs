@@ -1,0 +1,73 @@
+//! `cargo xtask experiment NAME`: boots hosts, injects faults, measures, and holds the results to
+//! what is promised.
+
+mod service_faults;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
+use crate::report::{Report, table};
+use crate::{build, packages};
+
+/// How an experiment is run.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// Which experiment; `list` lists them.
+    pub name: String,
+    /// Write the result to this file as JSON, too.
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Seed: the same one repeats the same experiment.
+    #[arg(long, default_value_t = 1, value_name = "N")]
+    pub seed: u64,
+    /// Number of faults or repetitions (each experiment has its own default).
+    #[arg(long, value_name = "N")]
+    pub runs: Option<u64>,
+}
+
+/// An experiment.
+struct Experiment {
+    name: &'static str,
+    about: &'static str,
+    runs: u64,
+    run: fn(&Options, u64) -> Result<Report>,
+}
+
+const EXPERIMENTS: [Experiment; 1] = [Experiment {
+    name: "service-faults",
+    about: "crashes and hangs of xenstore-uk while a guest checks every answer",
+    runs: 300,
+    run: service_faults::run,
+}];
+
+/// Runs one experiment, prints its tables, and fails unless everything promised holds.
+pub fn run(options: &Options) -> Result<()> {
+    let Some(experiment) = EXPERIMENTS.iter().find(|e| e.name == options.name) else {
+        let list: Vec<String> = EXPERIMENTS
+            .iter()
+            .map(|e| format!("    {:<20} {} (--runs {})", e.name, e.about, e.runs))
+            .collect();
+        let list = list.join("\n");
+        if options.name == "list" {
+            println!("{list}");
+            return Ok(());
+        }
+        bail!("no experiment is called {:?}; there are:\n{list}", options.name);
+    };
+    if !packages::names()?.contains("orchestrator") {
+        bail!("an experiment needs the orchestrator, which this workspace does not have");
+    }
+    build::run(&build::Options::default())?;
+    let runs = options.runs.unwrap_or(experiment.runs);
+    let report = (experiment.run)(options, runs)?;
+    println!("{}", table::render(&report));
+    if let Some(file) = &options.json {
+        report.write(file)?;
+        println!("written: {}", file.display());
+    }
+    if report.holds() {
+        return Ok(());
+    }
+    bail!("{}: not everything promised holds", report.experiment)
+}
