@@ -15,7 +15,7 @@
 //! table, each at the start of a page, so that they are used in place.
 //!
 //! [`Archive::open`] checks the table; [`Entry::verify`] reads every byte of an entry, which costs
-//! about 1.5 ns per byte, so its caller decides when.
+//! 2.3 instructions per byte (0.1 s for 40 MiB at 1 GIPS), so its caller decides when.
 
 use alloc::vec::Vec;
 
