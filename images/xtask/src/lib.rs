@@ -8,6 +8,7 @@ pub mod debian;
 pub mod elf;
 pub mod experiment;
 pub mod guest;
+pub mod image;
 pub mod packages;
 pub mod paths;
 pub mod process;

@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, run, setup, test};
+use xtask::{build, check, experiment, image, run, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -23,6 +23,8 @@ enum Verb {
         #[arg(long, value_name = "FEATURE")]
         features: Vec<String>,
     },
+    /// Make the bootable ISO image, for BIOS and UEFI.
+    Image(image::Options),
     /// Boot the host in QEMU and show what it does.
     Run(run::Options),
     /// Check formatting, lints, documentation and the rules of the tidy test.
@@ -37,6 +39,7 @@ fn main() -> Result<()> {
     match Cli::parse().verb {
         Verb::Setup => setup::run(),
         Verb::Build { features } => build::run(&build::Options { features }),
+        Verb::Image(options) => image::run(&options),
         Verb::Run(options) => run::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),

@@ -52,3 +52,8 @@ pub fn archive() -> PathBuf {
 pub fn unikernel(name: &str) -> PathBuf {
     image().join(format!("{name}.elf"))
 }
+
+/// The bootable image (ISO 9660, for BIOS and UEFI).
+pub fn iso() -> PathBuf {
+    image().join("ppvmm.iso")
+}

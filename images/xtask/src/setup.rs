@@ -65,6 +65,23 @@ pub fn tools(steps: &Steps) -> Result<()> {
     Ok(())
 }
 
+/// Debian packages that only one verb needs: installed when we may, else the line to type.
+pub fn packages(steps: &Steps, wanted: &[&str]) -> Result<()> {
+    let missing = debian::missing(wanted);
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !debian::is_root() || !is_on_path("apt-get") {
+        let line = format!("apt-get install --no-install-recommends {}", missing.join(" "));
+        bail!("packages are missing; as root, run:\n    {line}");
+    }
+    steps.step(&format!("install {}", missing.join(" ")), || {
+        debian::install(&missing)?;
+        Ok("done")
+    })?;
+    Ok(())
+}
+
 /// The Rust target of the unikernels.
 pub fn target(steps: &Steps) -> Result<()> {
     if is_target_installed()? {

@@ -15,7 +15,7 @@ pub enum Clock {
 }
 
 /// A Linux guest dies on this emulation with SMAP (as PV) or RDTSCP (as PVH).
-const CPU: &str = "max,-smap,-rdtscp";
+pub const CPU: &str = "max,-smap,-rdtscp";
 
 /// Memory that a host with two Linux guests needs.
 const DEFAULT_MEMORY_MIB: u32 = 768;
@@ -33,7 +33,7 @@ const XEN_ARGS: &str = "console=com1 no-real-mode dom0_max_vcpus=1 dom0_vcpus_pi
                         sched_ratelimit_us=0 timer_slop=1000 loglvl=info guest_loglvl=warning";
 
 /// The same run each time: fixed date, fixed seed, one nanosecond per instruction, no sleeping.
-const VIRTUAL_ARGS: [&str; 6] =
+pub const VIRTUAL_ARGS: [&str; 6] =
     ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"];
 
 /// A machine to be booted.
@@ -104,7 +104,8 @@ impl Machine {
         out
     }
 
-    fn xen_command_line(&self) -> String {
+    /// The words that Xen is started with.
+    pub fn xen_command_line(&self) -> String {
         let mut words = vec![XEN_ARGS.to_owned(), format!("dom0_mem={}M", self.dom0_mib())];
         words.extend(self.xen_args.iter().cloned());
         words.join(" ")

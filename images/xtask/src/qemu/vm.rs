@@ -1,8 +1,10 @@
 //! A booted machine: its console line by line, typing, and its end.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
@@ -40,7 +42,7 @@ pub struct Vm {
     records: Vec<Record>,
     begin: Instant,
     end: Instant,
-    log: std::path::PathBuf,
+    log: PathBuf,
 }
 
 impl Vm {
@@ -51,12 +53,17 @@ impl Vm {
                 bail!("{} is missing: run cargo xtask build", path.display());
             }
         }
-        if let Some(dir) = machine.log.parent() {
+        Vm::launch(machine.arguments(), &machine.log, limit)
+    }
+
+    /// Starts QEMU with these arguments, whatever they boot; its serial port must be on `stdio`.
+    pub fn launch(arguments: Vec<OsString>, log_path: &Path, limit: Duration) -> Result<Vm> {
+        if let Some(dir) = log_path.parent() {
             fs::create_dir_all(dir)?;
         }
-        let log = File::create(&machine.log)
-            .with_context(|| format!("create {}", machine.log.display()))?;
-        let mut child = command(machine)
+        let log =
+            File::create(log_path).with_context(|| format!("create {}", log_path.display()))?;
+        let mut child = command(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(log.try_clone()?)
@@ -77,7 +84,7 @@ impl Vm {
             records: Vec::new(),
             begin,
             end: begin + limit,
-            log: machine.log.clone(),
+            log: log_path.to_path_buf(),
         })
     }
 
@@ -217,7 +224,7 @@ impl Drop for Vm {
 }
 
 /// QEMU as a child that the kernel ends when the thread that started it dies, however it dies.
-fn command(machine: &Machine) -> Command {
+fn command(arguments: Vec<OsString>) -> Command {
     const QEMU: &str = "qemu-system-x86_64";
     let mut command = if is_on_path("setpriv") {
         let mut command = Command::new("setpriv");
@@ -226,7 +233,7 @@ fn command(machine: &Machine) -> Command {
     } else {
         Command::new(QEMU)
     };
-    command.args(machine.arguments());
+    command.args(arguments);
     command
 }
 
