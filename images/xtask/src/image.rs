@@ -110,6 +110,15 @@ pub enum Firmware {
     Uefi,
 }
 
+impl Firmware {
+    /// Every firmware.
+    pub const ALL: [Firmware; 2] = [Firmware::Bios, Firmware::Uefi];
+
+    fn label(self) -> String {
+        format!("boot ISO from {self}")
+    }
+}
+
 impl fmt::Display for Firmware {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -125,19 +134,34 @@ pub fn run(options: &Options) -> Result<()> {
         build::run(&build::Options::default())?;
     }
     let steps = Steps::new("image");
-    setup::packages(&steps, &PACKAGES)?;
-    steps.step("ISO for BIOS and UEFI", || {
-        let size = make(&machine(options), &paths::iso())?;
-        Ok(format!("{}, {} KiB", paths::iso().display(), size / 1024))
-    })?;
+    prepare(&steps, &machine(options))?;
     if options.check {
         setup::packages(&steps, &[FIRMWARE_PACKAGE])?;
-        for firmware in [Firmware::Bios, Firmware::Uefi] {
-            steps.step(&format!("boot from {firmware}"), || {
-                check(&paths::iso(), firmware, &options.expect)
-            })?;
+        for firmware in Firmware::ALL {
+            steps.step(&firmware.label(), || check(&paths::iso(), firmware, &options.expect))?;
         }
     }
+    Ok(())
+}
+
+/// For the on-Xen suite: makes the image of what is built, boots it from both firmwares, and gives
+/// how many of these boots failed.
+pub fn failures(steps: &Steps) -> Result<usize> {
+    prepare(steps, &Machine::host("image", Clock::Real))?;
+    setup::packages(steps, &[FIRMWARE_PACKAGE])?;
+    let boot = |firmware: &Firmware| {
+        let check = || check(&paths::iso(), *firmware, FIRST_LINE);
+        steps.step(&firmware.label(), check).inspect_err(|error| eprintln!("{error:#}")).is_err()
+    };
+    Ok(Firmware::ALL.iter().filter(|firmware| boot(firmware)).count())
+}
+
+fn prepare(steps: &Steps, machine: &Machine) -> Result<()> {
+    setup::packages(steps, &PACKAGES)?;
+    steps.step("ISO for BIOS and UEFI", || {
+        let size = make(machine, &paths::iso())?;
+        Ok(format!("{}, {} KiB", paths::iso().display(), size / 1024))
+    })?;
     Ok(())
 }
 

@@ -5,10 +5,11 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::check::excluding;
+use crate::image::Firmware;
 use crate::process::Tool;
 use crate::progress::Steps;
 use crate::suite::{self, BOOTS, WAYS};
-use crate::{build, packages};
+use crate::{build, image, packages};
 
 /// Compiling and running every host test on a slow machine.
 const HOST_LIMIT: Duration = Duration::from_secs(1200);
@@ -138,7 +139,7 @@ fn xen(steps: &Steps) -> Result<Totals> {
     build::run(&build::Options::default())?;
     let mut totals = Totals::default();
     if !packages::names()?.contains("orchestrator") {
-        totals.skipped = BOOTS.len() * WAYS.len();
+        totals.skipped = BOOTS.len() * WAYS.len() + Firmware::ALL.len();
         return Ok(totals);
     }
     for way in WAYS {
@@ -153,6 +154,9 @@ fn xen(steps: &Steps) -> Result<Totals> {
             }
         }
     }
+    let failed = image::failures(steps)?;
+    totals.passed += Firmware::ALL.len() - failed;
+    totals.failed += failed;
     Ok(totals)
 }
 
