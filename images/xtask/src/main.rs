@@ -1,9 +1,11 @@
 //! `cargo xtask`: the one entry to set up, build, boot, check and measure PpVMM.
 #![forbid(unsafe_code)]
 
+use std::process::ExitCode;
+
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, image, run, setup, test};
+use xtask::{build, check, experiment, image, run as host, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -26,7 +28,7 @@ enum Verb {
     /// Make the bootable ISO image, for BIOS and UEFI.
     Image(image::Options),
     /// Boot the host in QEMU and show what it does.
-    Run(run::Options),
+    Run(host::Options),
     /// Check formatting, lints, documentation and the rules of the tidy test.
     Check,
     /// Run the tests of the host, then the suite on Xen; print totals.
@@ -35,12 +37,22 @@ enum Verb {
     Experiment(experiment::Options),
 }
 
-fn main() -> Result<()> {
-    match Cli::parse().verb {
+fn main() -> ExitCode {
+    match run(Cli::parse().verb) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<()> {
+    match verb {
         Verb::Setup => setup::run(),
         Verb::Build { features } => build::run(&build::Options { features }),
         Verb::Image(options) => image::run(&options),
-        Verb::Run(options) => run::run(&options),
+        Verb::Run(options) => host::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
         Verb::Experiment(options) => experiment::run(&options),

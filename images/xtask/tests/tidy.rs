@@ -31,6 +31,10 @@ fn unsafe_needs_a_reason() {
     assert_eq!(rules(home, "/// Does.\npub unsafe fn f() {}\n"), ["safety-reason"]);
     let documented = "/// Does.\n///\n/// # Safety\n/// Never.\npub unsafe fn f() {}\n";
     assert!(rules(home, documented).is_empty());
+    let method = "// SAFETY: as asked.\nunsafe impl A for B {\n    unsafe fn f() {}\n}\n";
+    assert!(rules(home, method).is_empty());
+    let own = "impl B {\n    unsafe fn f() {}\n}\n";
+    assert_eq!(rules(home, own), ["safety-reason"]);
     assert!(rules(home, "#[unsafe(no_mangle)]\nfn f() {}\n").is_empty());
 }
 

@@ -67,14 +67,26 @@ pub fn safety_reason(path: &str, lines: &[SourceLine]) -> Vec<Finding> {
             if next == "fn" { ("# Safety", DOCS_ABOVE) } else { ("SAFETY:", SAFETY_ABOVE) };
         let from = index.saturating_sub(above);
         let has = lines[from..=index].iter().any(|line| line.comment.contains(wanted));
-        // A foreign block states nothing itself; what it declares is unsafe to call.
-        let is_external = next == "extern";
-        if !has && !is_external {
+        // A foreign block states nothing itself, and a trait has stated its methods' conditions.
+        let is_stated = next == "extern" || (next == "fn" && is_trait_method(lines, index));
+        if !has && !is_stated {
             let text = format!("unsafe without a comment {wanted:?} above it");
             out.push(Finding::at("safety-reason", path, index, text));
         }
     }
     out
+}
+
+/// Whether the line lies in an implementation of a trait.
+fn is_trait_method(lines: &[SourceLine], index: usize) -> bool {
+    let item = lines[..index].iter().rev().find(|line| {
+        let first = line.code.chars().next().unwrap_or(' ');
+        !first.is_whitespace() && first != '#'
+    });
+    item.is_some_and(|line| {
+        let mut all = words(&line.code);
+        all.any(|word| word == "impl") && all.any(|word| word == "for")
+    })
 }
 
 /// Functions are short.
