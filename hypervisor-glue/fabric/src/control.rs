@@ -19,7 +19,7 @@ use crate::{Epoch, PAGE_SIZE, Part, SharedMemory, checked};
 pub const SIZE: usize = PAGE_SIZE;
 /// Offset of the orchestrator's half of the kick rings.
 pub const KICKS: usize = 2048;
-/// Bytes of that half: 512 entries ([`crate::kick::capacity`]).
+/// Bytes of that half: 256 entries ([`crate::kick::capacity`]).
 pub const KICKS_LEN: usize = 2048;
 
 const EPOCH: usize = 0;
@@ -148,13 +148,22 @@ impl<M: SharedMemory> ControlWriter<M> {
 
     /// Writes the page for a unit that never lived: no work, no command, epoch 0.
     pub fn initialise(&self, nonce: u64) {
-        self.set_life(0, Rung::First);
-        self.set_handed(0);
-        self.set_ping(0);
-        self.set_relay(0);
-        checked::store(&self.page, COMMAND, 0, COMMAND_SALT);
-        self.page.store_u64(NONCE, nonce);
-        self.page.store_u64(NONCE_INVERTED, !nonce);
+        let (epoch, rung, order) = (0, Rung::First, None);
+        self.write(&Control { epoch, rung, handed: 0, ping: 0, relay: 0, order, nonce });
+    }
+
+    /// Stores every word: before each life of the unit, so that a damaged page is no heirloom.
+    pub fn write(&self, control: &Control) {
+        self.set_life(control.epoch, control.rung);
+        self.set_handed(control.handed);
+        self.set_ping(control.ping);
+        self.set_relay(control.relay);
+        match control.order {
+            Some(order) => self.set_order(order),
+            None => checked::store(&self.page, COMMAND, 0, COMMAND_SALT),
+        }
+        self.page.store_u64(NONCE, control.nonce);
+        self.page.store_u64(NONCE_INVERTED, !control.nonce);
     }
 
     /// The unit's next life and how it begins: before it runs.
@@ -280,11 +289,13 @@ mod tests {
         let page = HeapMemory::new(SIZE);
         let (writer, reader) = (ControlWriter::new(&page), ControlReader::new(&page));
         writer.initialise(5);
+        let told = reader.read().unwrap();
         for bit in 0..56 * 8 {
             let at = bit / 64 * 8;
             page.store_u64(at, page.load_u64(at) ^ 1 << (bit % 64));
             assert!(reader.read().is_err(), "bit {bit}");
-            page.store_u64(at, page.load_u64(at) ^ 1 << (bit % 64));
+            writer.write(&told);
+            assert_eq!(reader.read(), Ok(told));
         }
     }
 

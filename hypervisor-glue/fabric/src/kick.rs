@@ -8,7 +8,10 @@
 //! |---|---|---|
 //! | 0 | 8 | `cons`: kicks this side has read from the **other** half, free-running |
 //! | 64 | 8 | `prod`: kicks this side has pushed, free-running |
-//! | 128 | 2 × capacity | ids; kick number `n` lies at `n mod capacity` |
+//! | 128 | 4 × capacity | entries; kick number `n` lies at `n mod capacity` |
+//!
+//! An entry is the id (bits 0..16) and the inverted id (16..32), so that a flipped bit is seen: it
+//! would make one connection wait for ever and another look in vain.
 //!
 //! The capacity is the largest power of two that fits. **It cannot overflow:** the writer pushes no
 //! id that is still unread, so at most one entry per id is waiting, and there are at least as many
@@ -38,17 +41,23 @@ pub const CONS: usize = 0;
 pub const PROD: usize = 64;
 /// Offset of the first entry in a half.
 pub const ENTRIES: usize = 128;
+/// Bytes of an entry.
+const ENTRY: usize = 4;
 
 /// Bytes that a half with `capacity` entries (a power of two) takes.
 pub const fn half_size(capacity: usize) -> usize {
-    ENTRIES + 2 * capacity
+    ENTRIES + ENTRY * capacity
 }
 
 /// Entries of a ring whose half has `len` bytes. Panics if there is room for none.
 pub const fn capacity(len: usize) -> usize {
-    assert!(len >= ENTRIES + 2, "the half of a kick ring is too small");
-    let entries = (len - ENTRIES) / 2;
+    assert!(len >= ENTRIES + ENTRY, "the half of a kick ring is too small");
+    let entries = (len - ENTRIES) / ENTRY;
     1 << entries.ilog2()
+}
+
+const fn encode(id: u16) -> u32 {
+    id as u32 | (!id as u32) << 16
 }
 
 /// What [`KickWriter::push`] did.
@@ -95,7 +104,7 @@ impl<O: SharedMemory, P: SharedMemory, const IDS: usize> KickWriter<O, P, IDS> {
         }
         let before = self.prod;
         let entry = (before % self.capacity) as usize;
-        self.own.write(ENTRIES + 2 * entry, &id.to_le_bytes());
+        self.own.store_u32(ENTRIES + ENTRY * entry, encode(id));
         self.prod = before.wrapping_add(1);
         self.latest[index] = self.prod;
         self.own.store_u64(PROD, self.prod);
@@ -191,11 +200,10 @@ impl<O: SharedMemory, P: SharedMemory> KickReader<O, P> {
             return Some(Kick::ScanAll);
         }
         let entry = (self.cons % self.capacity) as usize;
-        let mut id = [0; 2];
-        self.peer.read(ENTRIES + 2 * entry, &mut id);
+        let word = self.peer.load_u32(ENTRIES + ENTRY * entry);
         self.advance(self.cons.wrapping_add(1));
-        let id = u16::from_le_bytes(id);
-        if id < self.ids {
+        let id = word as u16;
+        if word == encode(id) && id < self.ids {
             return Some(Kick::Id(id));
         }
         self.wild += 1;
@@ -240,11 +248,10 @@ mod tests {
         let mut writer = Writer::new(a.clone(), b.clone());
         writer.push(3);
         writer.push(5);
-        let mut bytes = [0; 4];
-        a.read(128, &mut bytes);
-        assert_eq!((a.load_u64(64), bytes), (2, [3, 0, 5, 0]));
-        assert_eq!(capacity(4096), 1024);
-        assert_eq!(capacity(2048), 512);
+        assert_eq!((a.load_u32(128), a.load_u32(132)), (0xfffc_0003, 0xfffa_0005));
+        assert_eq!(a.load_u64(64), 2);
+        assert_eq!(capacity(4096), 512);
+        assert_eq!(capacity(2048), 256);
     }
 
     #[test]
@@ -294,10 +301,13 @@ mod tests {
             assert_eq!(reader.pop(), Some(Kick::ScanAll));
             assert_eq!(reader.pop(), None);
         }
-        a.write(ENTRIES + 2 * (500 % IDS), &0x7777_u16.to_le_bytes());
-        a.store_u64(PROD, 501);
-        assert_eq!(reader.pop(), Some(Kick::ScanAll));
-        assert_eq!(reader.wild(), 5);
+        // An id beyond the bound, then a flipped bit.
+        for (prod, word) in [(501, encode(IDS as u16)), (502, encode(3) ^ 0x80)] {
+            a.store_u32(ENTRIES + ENTRY * ((prod as usize - 1) % IDS), word);
+            a.store_u64(PROD, prod);
+            assert_eq!(reader.pop(), Some(Kick::ScanAll));
+        }
+        assert_eq!(reader.wild(), 6);
     }
 
     #[test]

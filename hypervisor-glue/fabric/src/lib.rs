@@ -11,7 +11,6 @@
 //! | [`health`] | what a unit tells: state, progress, last recovery, panic | unit → orchestrator |
 //! | [`kick`] | ids of connections with something to do, one ring per direction | both |
 //! | [`message`] | operations and replies | both |
-//! | [`stream`] | a byte stream (XenStore connection between two units) | both |
 //! | [`log`] | text lines of a unit | unit → orchestrator |
 //! | [`domains`] | the table of guests | orchestrator → all |
 //! | [`record`] | one value that survives a crash at any store | one writer |
@@ -20,7 +19,7 @@
 //!
 //! **Two-way traffic is two pages.** A *half* is the part of a page with which one side of a
 //! two-way ring speaks: its own outgoing ring and its read index for the other's. Writers and
-//! readers of [`kick`], [`message`] and [`stream`] therefore take the same two arguments: `own`
+//! readers of [`kick`] and [`message`] therefore take the same two arguments: `own`
 //! (the half this side writes) and `peer` (the half the other side writes, read only).
 //!
 //! **Hostile peers.** No function here loops or copies more than its own bound, whatever the other
@@ -42,7 +41,6 @@ mod memory;
 pub mod message;
 mod part;
 pub mod record;
-pub mod stream;
 pub mod text;
 mod torn;
 pub mod view;

@@ -84,9 +84,9 @@ pub enum RegionKind {
     Journal,
     /// Guests' console output on its way to the serial console.
     ConsoleOut,
-    /// [`crate::stream`]: the unit's half of its XenStore connection.
+    /// The client's page of the unit's XenStore connection (`wire::ring`).
     StoreClient,
-    /// [`crate::stream`]: the XenStore's half of the connection with the unit.
+    /// The store's page of the unit's XenStore connection (`wire::ring`).
     StoreServer,
     /// [`crate::domains`]: the domain table. There is one, of the orchestrator.
     Domains,

@@ -8,7 +8,6 @@ use fabric::kick::KickWriter;
 use fabric::log::{Level, LogWriter};
 use fabric::message::{MessageId, MessageWriter};
 use fabric::record::{Kind, Record};
-use fabric::stream::Stream;
 use fabric::{HeapMemory, SharedMemory};
 
 const PAGE: &str = include_str!("../../../docs/FORMATS.md");
@@ -80,7 +79,7 @@ fn health() {
 
 #[test]
 fn kick() {
-    let (own, peer) = (HeapMemory::new(128 + 32), HeapMemory::new(128 + 32));
+    let (own, peer) = (HeapMemory::new(192), HeapMemory::new(192));
     let mut writer = KickWriter::<_, _, 16>::new(&own, &peer);
     writer.push(3);
     writer.push(15);
@@ -93,15 +92,6 @@ fn message() {
     let mut writer = MessageWriter::new(&own, &peer);
     writer.send(MessageId { epoch: 3, sequence: 0x0102 }, b"hello").unwrap();
     compare("message", &bytes_of(&own));
-}
-
-#[test]
-fn stream() {
-    let (own, peer) = (HeapMemory::new(4096), HeapMemory::new(4096));
-    let client = Stream::new(&own, &peer);
-    client.connect(7);
-    client.write(b"bytes").unwrap();
-    compare("stream", &bytes_of(&own));
 }
 
 #[test]
