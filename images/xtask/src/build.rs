@@ -23,22 +23,43 @@ const KIB: u64 = 1024;
 const GUEST_KERNEL: &str = "guest-kernel";
 const GUEST_INITRAMFS: &str = "guest-initramfs";
 
-/// A unikernel of the host.
+/// A unikernel.
 pub struct Unikernel {
-    /// Its package, its binary and its name in the archive.
+    /// Its package.
+    pub package: &'static str,
+    /// Its binary, and its name in the archive.
     pub name: &'static str,
     /// The largest stripped size in bytes, where one is promised.
     pub limit: Option<u64>,
-    /// Whether it travels in the archive (the orchestrator does not: Xen loads it).
-    pub in_archive: bool,
+    /// What it is for.
+    pub part: Part,
+}
+
+/// What a unikernel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Xen loads it as its initial domain.
+    Initial,
+    /// It travels in the archive.
+    Archive,
+    /// Only tests boot it.
+    Test,
+}
+
+const fn unikernel(package: &'static str, name: &'static str, part: Part) -> Unikernel {
+    Unikernel { package, name, limit: None, part }
 }
 
 /// Every unikernel.
-pub const UNIKERNELS: [Unikernel; 3] = [
+pub const UNIKERNELS: [Unikernel; 4] = [
     // docs/SPECIFICATION.md: the orchestrator stays small enough to be read.
-    Unikernel { name: "orchestrator", limit: Some(512 * KIB), in_archive: false },
-    Unikernel { name: "xenstore-uk", limit: None, in_archive: true },
-    Unikernel { name: "tool-uk", limit: None, in_archive: true },
+    Unikernel {
+        limit: Some(512 * KIB),
+        ..unikernel("orchestrator", "orchestrator", Part::Initial)
+    },
+    unikernel("xenstore-uk", "xenstore-uk", Part::Archive),
+    unikernel("tool-uk", "tool-uk", Part::Archive),
+    unikernel("glue-test", "glue-service", Part::Test),
 ];
 
 /// What a build is made with.
@@ -62,7 +83,7 @@ pub fn run(options: &Options) -> Result<()> {
 /// Unikernels whose packages the workspace has.
 pub fn present() -> Result<Vec<&'static Unikernel>> {
     let names = packages::names()?;
-    Ok(UNIKERNELS.iter().filter(|unit| names.contains(unit.name)).collect())
+    Ok(UNIKERNELS.iter().filter(|unit| names.contains(unit.package)).collect())
 }
 
 fn unikernels(steps: &Steps, options: &Options) -> Result<()> {
@@ -77,7 +98,7 @@ fn unikernels(steps: &Steps, options: &Options) -> Result<()> {
             .named("build-unikernels")
             .limit(BUILD_LIMIT);
         for unit in &units {
-            cargo = cargo.args(["--package", unit.name]);
+            cargo = cargo.args(["--package", unit.package, "--bin", unit.name]);
         }
         if !options.features.is_empty() {
             cargo = cargo.args(["--features", &options.features.join(",")]);
@@ -118,7 +139,7 @@ fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
 pub fn sources() -> Result<Vec<Source>> {
     let mut sources: Vec<Source> = present()?
         .iter()
-        .filter(|unit| unit.in_archive)
+        .filter(|unit| unit.part == Part::Archive)
         .map(|unit| Source { name: unit.name.into(), path: paths::unikernel(unit.name) })
         .collect();
     sources.push(Source { name: GUEST_KERNEL.into(), path: paths::guest_kernel() });

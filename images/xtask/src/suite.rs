@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::qemu::{Clock, Machine, Outcome, Vm};
+use crate::paths;
+use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
 
 /// One line that must come, in order.
 pub enum Expect {
@@ -64,6 +65,42 @@ pub const BOOTS: [Boot; 1] = [Boot {
     end: End::With(Outcome::Passed),
     patience_s: 180,
 }];
+
+/// A self-test takes a second; a hanging one is not waited for long.
+const SELF_TEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// Linux comes up in three seconds, on a busy machine in ten.
+const GUEST_LIMIT: Duration = Duration::from_secs(120);
+
+/// Boots a unikernel on a bare machine, where it tests itself and says so by its exit code.
+pub fn self_test(name: &str) -> Result<String> {
+    let log = paths::logs().join(format!("suite-self-test-{name}.log"));
+    let vm = Vm::launch(machine::bare_arguments(&paths::unikernel(name)), &log, SELF_TEST_LIMIT)?;
+    let mut last = String::new();
+    let (outcome, _) = vm.finish(|line| last.clone_from(&line.text))?;
+    if outcome != Outcome::Passed {
+        bail!("it ended with \"{outcome}\"; its console is in {}", log.display());
+    }
+    Ok(last)
+}
+
+/// The guest's kernel and file system on a bare machine: what is wrong with them shows here first.
+pub fn guest_alone() -> Result<String> {
+    let log = paths::logs().join("suite-guest-alone.log");
+    let mut arguments = machine::bare_arguments(&paths::guest_kernel());
+    arguments.extend(["-initrd".into(), paths::guest_initramfs().into(), "-append".into()]);
+    arguments
+        .push("console=ttyS0 quiet ppvmm.work=run:xenstore-read,domid ppvmm.then=reboot".into());
+    let mut vm = Vm::launch(arguments, &log, GUEST_LIMIT)?;
+    let line = vm.expect("GUEST_READY up=*xenbus=no", GUEST_LIMIT)?;
+    // Without Xen the tool must start, find its libraries, and say that there is no XenStore.
+    vm.expect("xenstore-read: *xs_open", GUEST_LIMIT)?;
+    let (outcome, _) = vm.finish(|_| ())?;
+    match outcome {
+        Outcome::PoweredOff => Ok(line.text),
+        other => bail!("it ended with \"{other}\"; its console is in {}", log.display()),
+    }
+}
 
 /// Boots one host and holds it to what is expected.
 pub fn run(boot: &Boot, way: Way) -> Result<String> {

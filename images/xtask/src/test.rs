@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::check::excluding;
 use crate::image::Firmware;
 use crate::process::Tool;
 use crate::progress::Steps;
@@ -63,7 +62,6 @@ impl Totals {
 
 /// Every host test, by nextest where it is installed; cargo's own runner adds the doc tests.
 fn host(steps: &Steps) -> Result<Totals> {
-    let bare = packages::bare()?;
     let has_nextest = Tool::new("cargo").args(["nextest", "--version"]).output().is_ok();
     let mut runs: Vec<(&str, Vec<&str>)> = Vec::new();
     if has_nextest {
@@ -74,7 +72,6 @@ fn host(steps: &Steps) -> Result<Totals> {
     }
     let mut totals = Totals::default();
     for (name, args) in runs {
-        let args = [&args[..], &excluding(&bare)].concat();
         let log = crate::paths::logs().join(format!("test-{name}.log"));
         let result = steps.step(name, || {
             Tool::new("cargo")
@@ -134,10 +131,22 @@ fn failures(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Every boot in every way.
+/// Every unikernel's self-test, every boot in every way, and the ISO.
 fn xen(steps: &Steps) -> Result<Totals> {
     build::run(&build::Options::default())?;
     let mut totals = Totals::default();
+    let mut note = |result: Result<String>| match result {
+        Ok(_) => totals.passed += 1,
+        Err(error) => {
+            eprintln!("{error:#}");
+            totals.failed += 1;
+        }
+    };
+    note(steps.step("guest without Xen", suite::guest_alone));
+    for unit in build::present()? {
+        let label = format!("self-test of {}", unit.name);
+        note(steps.step(&label, || suite::self_test(unit.name)));
+    }
     if !packages::names()?.contains("orchestrator") {
         totals.skipped = BOOTS.len() * WAYS.len() + Firmware::ALL.len();
         return Ok(totals);
@@ -145,13 +154,7 @@ fn xen(steps: &Steps) -> Result<Totals> {
     for way in WAYS {
         for boot in &BOOTS {
             let label = format!("boot {} ({})", boot.name, way.name);
-            match steps.step(&label, || suite::run(boot, way)) {
-                Ok(_) => totals.passed += 1,
-                Err(error) => {
-                    eprintln!("{error:#}");
-                    totals.failed += 1;
-                }
-            }
+            note(steps.step(&label, || suite::run(boot, way)));
         }
     }
     let failed = image::failures(steps)?;

@@ -36,6 +36,26 @@ const XEN_ARGS: &str = "console=com1 no-real-mode dom0_max_vcpus=1 dom0_vcpus_pi
 pub const VIRTUAL_ARGS: [&str; 6] =
     ["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01T00:00:00,clock=vm", "-seed", "1"];
 
+/// What every machine has: this CPU, a console on standard input and output, an exit port.
+const COMMON_ARGS: [&str; 16] = [
+    "-accel",
+    "tcg",
+    "-cpu",
+    CPU,
+    "-display",
+    "none",
+    "-no-reboot",
+    "-nodefaults",
+    "-nic",
+    "none",
+    "-monitor",
+    "none",
+    "-serial",
+    "stdio",
+    "-device",
+    "isa-debug-exit,iobase=0xf4,iosize=1",
+];
+
 /// A machine to be booted.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -83,11 +103,8 @@ impl Machine {
 
     /// QEMU's command line, without the program's name.
     pub fn arguments(&self) -> Vec<OsString> {
-        let mut out: Vec<OsString> = Vec::new();
+        let mut out: Vec<OsString> = COMMON_ARGS.iter().map(OsString::from).collect();
         let mut add = |words: &[&str]| out.extend(words.iter().map(OsString::from));
-        add(&["-accel", "tcg", "-cpu", CPU, "-display", "none", "-no-reboot", "-nodefaults"]);
-        add(&["-nic", "none", "-monitor", "none", "-serial", "stdio"]);
-        add(&["-device", "isa-debug-exit,iobase=0xf4,iosize=1"]);
         add(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()]);
         if self.clock == Clock::Virtual {
             add(&VIRTUAL_ARGS);
@@ -135,6 +152,16 @@ impl Machine {
         }
         Some(out.into())
     }
+}
+
+/// Memory of a bare machine: a service's own is at most 16 MiB.
+const BARE_MEMORY_MIB: &str = "128";
+
+/// QEMU's arguments for a unikernel on a bare machine, without Xen: it then tests itself.
+pub fn bare_arguments(unikernel: &Path) -> Vec<OsString> {
+    let mut out: Vec<OsString> = COMMON_ARGS.iter().map(OsString::from).collect();
+    out.extend(["-m".into(), BARE_MEMORY_MIB.into(), "-kernel".into(), unikernel.into()]);
+    out
 }
 
 /// Bytes of memory from an image's lowest to its highest address.
