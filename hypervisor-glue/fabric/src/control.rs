@@ -12,6 +12,10 @@
 //! | 2048 | 2048 | the orchestrator's half of the kick rings to and from this unit |
 //!
 //! The unit's own half of the kick rings is its `kicks` region.
+//!
+//! **Counting work.** The orchestrator pushes the kick, then raises `handed`, then rings. The unit
+//! reads `handed`, then finds its ring empty, and only then publishes that count as `taken`: so
+//! `taken` never covers a kick that was not looked at.
 
 use crate::{Epoch, PAGE_SIZE, Part, SharedMemory, checked};
 
@@ -172,7 +176,7 @@ impl<M: SharedMemory> ControlWriter<M> {
         checked::store(&self.page, EPOCH, word, EPOCH_SALT);
     }
 
-    /// Work handed over so far: before the doorbell.
+    /// Work handed over so far: after the kick, before the doorbell.
     pub fn set_handed(&self, handed: u64) {
         checked::store(&self.page, HANDED, handed, HANDED_SALT);
     }

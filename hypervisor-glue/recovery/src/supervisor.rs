@@ -301,7 +301,7 @@ impl<const N: usize> Supervisor<N> {
                 unit.ping = unit.ping.wrapping_add(1) & fabric::checked::VALUE_MAX;
                 actions.push(Action::Ping { unit: index, ping: unit.ping });
                 let wake_at_ns = now_ns + Watch::first_look_ns(&unit.plan.policy);
-                unit.state = State::Busy { since_ns, watch: Watch::new(), wake_at_ns };
+                unit.state = State::Busy { since_ns, watch: Watch::pinged(), wake_at_ns };
             }
             State::Down { .. } | State::Waiting { .. } | State::Recovering { .. } => {}
         }

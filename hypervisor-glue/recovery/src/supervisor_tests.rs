@@ -130,6 +130,20 @@ fn an_idle_unit_is_left_alone_but_for_a_ping() {
 }
 
 #[test]
+fn a_ping_dies_with_the_life_it_was_sent_to() {
+    let mut supervisor = alone();
+    look(&mut supervisor, 0, idle(1));
+    assert_eq!(look(&mut supervisor, 0, idle(1)).1, [Action::Ping { unit: 0, ping: 1 }]);
+    let now = supervisor.wake_at().unwrap();
+    supervisor.handle(now, 0, Event::Failed(Reason::Exit(3)));
+    supervisor.handle(now, 0, Event::JobDone { cpu_time_ns: 0 });
+    supervisor.handle(now, 0, Event::Ready { epoch: 2 });
+    // The page still holds the former life's pong.
+    assert_eq!(look(&mut supervisor, 0, idle(2)).1, []);
+    assert_eq!(supervisor.wake_at(), Some(now + 250_000 + POLICY.ping_interval_ns));
+}
+
+#[test]
 fn a_hang_is_a_matter_of_received_cpu_time() {
     let mut supervisor = alone();
     look(&mut supervisor, 0, idle(1));

@@ -66,6 +66,9 @@ pub(crate) struct Watch {
     /// It was asleep with work outstanding, and the doorbell rang once more.
     is_rung: bool,
     is_starved: bool,
+    /// It was pinged in this life; a ping that a former life left unanswered is not held against
+    /// the present one.
+    is_pinged: bool,
 }
 
 /// What a look means.
@@ -85,7 +88,12 @@ pub(crate) enum Verdict {
 
 impl Watch {
     pub(crate) const fn new() -> Self {
-        Self { mark: None, is_rung: false, is_starved: false }
+        Self { mark: None, is_rung: false, is_starved: false, is_pinged: false }
+    }
+
+    /// The watch of a unit that has just been pinged.
+    pub(crate) const fn pinged() -> Self {
+        Self { is_pinged: true, ..Self::new() }
     }
 
     /// When to look after work was handed over: half a limit, so that a mark is never older.
@@ -114,7 +122,8 @@ impl Watch {
             self.mark = None;
             return Verdict::Busy { wake_at_ns: later };
         }
-        let has_work = health.taken != sample.handed || health.pong != ping;
+        let is_silent = self.is_pinged && health.pong != ping;
+        let has_work = health.taken != sample.handed || is_silent;
         if !has_work && sample.run == Run::Blocked {
             return Verdict::Idle;
         }
@@ -128,7 +137,8 @@ impl Watch {
         let mark = match self.mark {
             Some(mark) if !has_moved(&mark, &seen) => mark,
             _ => {
-                *self = Self { mark: Some(seen), ..Self::new() };
+                let is_pinged = self.is_pinged;
+                *self = Self { mark: Some(seen), is_pinged, ..Self::new() };
                 seen
             }
         };
