@@ -1,0 +1,263 @@
+//! A node of the tree: its record and its place among its siblings.
+//!
+//! Nodes are shared between the live tree and snapshots by reference counts. A change goes through
+//! [`Rc::make_mut`]: a node that no snapshot sees is changed in place, any other is copied, which
+//! copies pointers but neither children nor content.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use wire::{Access, Permission};
+
+use crate::checksum::{Checksum, checksum};
+
+/// A shared node or nothing.
+pub type Link = Option<Rc<Node>>;
+
+/// Bytes of one permission entry in a node's content: domain id, access, zero.
+pub const ENTRY_LEN: usize = 4;
+
+/// A node.
+#[derive(Clone, Debug, Default)]
+pub struct Node {
+    /// Siblings with smaller names (treap, see `dir`).
+    pub(crate) left: Link,
+    /// Siblings with greater names.
+    pub(crate) right: Link,
+    /// Root of the treap of children.
+    pub(crate) children: Link,
+    /// Permissions, name and value, one after the other.
+    body: Rc<[u8]>,
+    /// The commit that last changed value or permissions.
+    pub(crate) generation: u64,
+    /// The commit that last added or removed a child; after a reload, the last commit of all.
+    pub(crate) children_generation: u64,
+    /// Checksum of path, content and generation.
+    pub(crate) sum: u64,
+    /// Durable record; 0 for a node that exists in a transaction only.
+    pub(crate) record: u32,
+    /// Durable record of the parent; 0 for the root.
+    pub(crate) parent: u32,
+    /// Heap order of the treap.
+    pub(crate) priority: u32,
+    /// Bytes that the names in this treap subtree take in a DIRECTORY reply.
+    pub(crate) listing: u32,
+    name_len: u16,
+    permissions: u16,
+}
+
+/// The hash of a child's path from that of its parent.
+pub fn child_hash(parent: u64, name: &[u8]) -> u64 {
+    checksum(parent, name)
+}
+
+/// The hash of the root's path.
+pub const ROOT_HASH: u64 = 0x5eed;
+
+impl Node {
+    /// A node without children. `seed` keys the treap order, so that a guest cannot choose names
+    /// that degrade it. Name and permissions must be at most 65,535 bytes or entries.
+    pub fn new(name: &[u8], permissions: &[Permission], value: &[u8], seed: u64) -> Self {
+        let mut node = Self::default();
+        node.priority = priority(seed, name);
+        node.set_content(name, permissions, value);
+        node.listing = node.own_listing();
+        node
+    }
+
+    /// A node from the parts of a durable record; `None` where the lengths do not fit.
+    pub fn from_body(body: &[u8], name_len: u16, permissions: u16, seed: u64) -> Option<Self> {
+        let name_at = usize::from(permissions) * ENTRY_LEN;
+        let name = body.get(name_at..name_at + usize::from(name_len))?;
+        let mut node = Self::default();
+        node.priority = priority(seed, name);
+        node.body = Rc::from(body);
+        node.name_len = name_len;
+        node.permissions = permissions;
+        node.listing = node.own_listing();
+        (permissions > 0).then_some(node)
+    }
+
+    fn set_content(&mut self, name: &[u8], permissions: &[Permission], value: &[u8]) {
+        let mut body = Vec::with_capacity(permissions.len() * ENTRY_LEN + name.len() + value.len());
+        for entry in permissions {
+            body.extend_from_slice(&pack(*entry));
+        }
+        body.extend_from_slice(name);
+        body.extend_from_slice(value);
+        self.name_len = u16::try_from(name.len()).expect("a name is shorter than a path");
+        self.permissions = u16::try_from(permissions.len()).expect("entries fit a message");
+        self.body = Rc::from(body);
+    }
+
+    /// Replaces the value.
+    pub fn set_value(&mut self, value: &[u8]) {
+        let keep = self.value_at();
+        if value.len() == self.body.len() - keep
+            && let Some(body) = Rc::get_mut(&mut self.body)
+        {
+            body[keep..].copy_from_slice(value);
+            return;
+        }
+        self.body = [&self.body[..keep], value].concat().into();
+    }
+
+    /// Replaces the permissions.
+    pub fn set_permissions(&mut self, permissions: &[Permission]) {
+        let old = self.body.clone();
+        let (name, value) = old[self.name_at()..].split_at(usize::from(self.name_len));
+        self.set_content(name, permissions, value);
+    }
+
+    fn name_at(&self) -> usize {
+        usize::from(self.permissions) * ENTRY_LEN
+    }
+
+    fn value_at(&self) -> usize {
+        self.name_at() + usize::from(self.name_len)
+    }
+
+    /// The last component of its path; empty for the root.
+    pub fn name(&self) -> &[u8] {
+        &self.body[self.name_at()..self.value_at()]
+    }
+
+    /// Its value.
+    pub fn value(&self) -> &[u8] {
+        &self.body[self.value_at()..]
+    }
+
+    /// Its permission entries, the owner's first.
+    pub fn permissions(&self) -> impl Iterator<Item = Permission> + '_ {
+        self.body[..self.name_at()].chunks_exact(ENTRY_LEN).map(unpack)
+    }
+
+    /// The domain that owns it.
+    pub fn owner(&self) -> u16 {
+        self.body.first_chunk().map_or(0, |bytes| u16::from_le_bytes(*bytes))
+    }
+
+    /// Permissions, name and value as the durable record keeps them, with both lengths.
+    pub fn body(&self) -> (&[u8], u16, u16) {
+        (&self.body, self.name_len, self.permissions)
+    }
+
+    /// Generation of value and permissions.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Generation of the list of children.
+    pub fn children_generation(&self) -> u64 {
+        self.children_generation
+    }
+
+    /// Bytes of a DIRECTORY reply for this node.
+    pub fn children_listing(&self) -> usize {
+        self.children.as_ref().map_or(0, |root| root.listing as usize)
+    }
+
+    /// Bytes that its own name takes in a DIRECTORY reply.
+    pub(crate) fn own_listing(&self) -> u32 {
+        u32::from(self.name_len) + 1
+    }
+
+    /// Memory that the node is accounted with: content and a constant for the rest.
+    pub fn memory(&self) -> usize {
+        NODE_OVERHEAD + self.body.len()
+    }
+
+    /// The checksum over path, content and generation.
+    pub fn compute_sum(&self, path_hash: u64) -> u64 {
+        Checksum::new(path_hash)
+            .word(self.generation)
+            .word(u64::from(self.name_len) << 16 | u64::from(self.permissions))
+            .bytes(&self.body)
+            .finish()
+    }
+
+    /// Whether it is still what was written.
+    pub fn is_intact(&self, path_hash: u64) -> bool {
+        self.compute_sum(path_hash) == self.sum
+    }
+}
+
+/// What a node is accounted with beside its content, in bytes: about what its record, its links
+/// and two allocations take.
+pub const NODE_OVERHEAD: usize = 128;
+
+fn priority(seed: u64, name: &[u8]) -> u32 {
+    (checksum(seed, name) >> 32) as u32
+}
+
+fn pack(entry: Permission) -> [u8; ENTRY_LEN] {
+    let [low, high] = entry.domid.to_le_bytes();
+    [low, high, entry.access.letter(), 0]
+}
+
+fn unpack(bytes: &[u8]) -> Permission {
+    let access = Access::from_letter(bytes[2]).unwrap_or(Access::NONE);
+    Permission::new(u16::from_le_bytes([bytes[0], bytes[1]]), access)
+}
+
+/// Dropping a long chain must not use stack: a path may have a thousand components.
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.children.is_none() && self.left.is_none() && self.right.is_none() {
+            return;
+        }
+        let mut waiting: Vec<Rc<Node>> = Vec::new();
+        let links = [self.left.take(), self.right.take(), self.children.take()];
+        waiting.extend(links.into_iter().flatten());
+        while let Some(link) = waiting.pop() {
+            if let Some(mut node) = Rc::into_inner(link) {
+                let links = [node.left.take(), node.right.take(), node.children.take()];
+                waiting.extend(links.into_iter().flatten());
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn content() {
+        let entries = [Permission::new(3, Access::NONE), Permission::new(4, Access::READ)];
+        let mut node = Node::new(b"name", &entries, b"value", 1);
+        assert_eq!((node.name(), node.value(), node.owner()), (&b"name"[..], &b"value"[..], 3));
+        node.set_value(b"other");
+        assert_eq!(node.value(), b"other");
+        node.set_value(b"");
+        node.set_permissions(&entries[1..]);
+        assert_eq!(node.permissions().collect::<Vec<_>>(), &entries[1..]);
+        assert_eq!((node.name(), node.value(), node.owner()), (&b"name"[..], &b""[..], 4));
+    }
+
+    #[test]
+    fn a_change_in_a_copy_leaves_the_original() {
+        let node = Node::new(b"n", &[Permission::new(0, Access::NONE)], b"old", 1);
+        let mut copy = node.clone();
+        copy.set_value(b"new");
+        assert_eq!((node.value(), copy.value()), (&b"old"[..], &b"new"[..]));
+    }
+
+    #[test]
+    fn lengths_that_do_not_fit() {
+        assert!(Node::from_body(b"12", 0, 1, 0).is_none());
+        assert!(Node::from_body(b"1234", 1, 1, 0).is_none());
+        assert!(Node::from_body(b"name", 4, 0, 0).is_none());
+        assert!(Node::from_body(b"1234n", 1, 1, 0).is_some());
+    }
+
+    #[test]
+    fn a_deep_chain_is_dropped_without_recursion() {
+        let mut link: Link = None;
+        for _ in 0..200_000 {
+            let mut node = Node::new(b"n", &[Permission::new(0, Access::NONE)], b"", 1);
+            node.children = link.take();
+            link = Some(Rc::new(node));
+        }
+        drop(link);
+    }
+}

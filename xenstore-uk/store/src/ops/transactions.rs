@@ -1,0 +1,155 @@
+//! TRANSACTION_START and TRANSACTION_END.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use wire::{Errno, Permission, text};
+
+use crate::effects::Effects;
+use crate::node::{ENTRY_LEN, NODE_OVERHEAD};
+use crate::ops::entries;
+use crate::path;
+use crate::quota::Quota;
+use crate::request::Reply;
+use crate::state::{Call, NODE_HEAD_LEN, PRIVILEGED_TRANSACTIONS_MAX, State};
+use crate::transaction::Transaction;
+
+impl State {
+    /// TRANSACTION_START.
+    pub(crate) fn op_transaction_start(
+        &mut self,
+        call: &Call<'_>,
+        out: &mut Reply,
+        fx: &mut dyn Effects,
+    ) -> Result<(), Errno> {
+        if call.transaction != 0 {
+            let nested = self.take_transaction(call)?;
+            self.put_back(call, nested);
+            return Err(Errno::Busy);
+        }
+        let (tree, generation) = (self.tree.clone(), self.committed + 1);
+        let Some(client) = self.client(call.client) else { return Err(Errno::NotFound) };
+        let open = client.transactions.len();
+        self.check_quota(call.domid, Quota::Transactions, open as u64 + 1, fx)?;
+        if open >= PRIVILEGED_TRANSACTIONS_MAX {
+            return Err(Errno::NoSpace);
+        }
+        let Some(client) = self.client_mut(call.client) else { return Err(Errno::NotFound) };
+        let mut id = client.next_transaction;
+        while id == 0 || client.transactions.iter().any(|open| open.id == id) {
+            id = id.wrapping_add(1);
+        }
+        client.next_transaction = id.wrapping_add(1);
+        client.transactions.push(Box::new(Transaction::new(id, &tree, generation, false)));
+        self.open_transactions += 1;
+        self.charge(call.domid, Quota::Transactions, 1);
+        out.decimal(u64::from(id));
+        out.nul();
+        Ok(())
+    }
+
+    /// TRANSACTION_END. A refused commit ends the transaction, too.
+    pub(crate) fn op_transaction_end(
+        &mut self,
+        call: &Call<'_>,
+        out: &mut Reply,
+        fx: &mut dyn Effects,
+    ) -> Result<(), Errno> {
+        let wanted = match text::only(call.payload) {
+            Some(b"T") => true,
+            Some(b"F") => false,
+            _ => return Err(Errno::Invalid),
+        };
+        let open = self.take_transaction(call)?.ok_or(Errno::NotFound)?;
+        self.open_transactions -= 1;
+        self.charge(call.domid, Quota::Transactions, -1);
+        if wanted && let Err(error) = self.commit_transaction(call, &open, fx) {
+            // Ending it changed the connection's record, and the reply is an error: keep both.
+            self.put_client(call.client, fx);
+            out.refuse(error);
+            return Ok(());
+        }
+        out.acknowledge();
+        Ok(())
+    }
+
+    fn commit_transaction(
+        &mut self,
+        call: &Call<'_>,
+        open: &Transaction,
+        fx: &mut dyn Effects,
+    ) -> Result<(), Errno> {
+        if open.lost {
+            return Err(Errno::Again);
+        }
+        if open.failed {
+            return Err(Errno::NoSpace);
+        }
+        // What only read saw one snapshot: it is serialisable as of its beginning.
+        if open.changes.is_empty() {
+            return Ok(());
+        }
+        if open.conflict(&self.tree).is_some() {
+            self.conflicts += 1;
+            return Err(Errno::Again);
+        }
+        if !call.privileged {
+            for (owner, change) in &open.nodes {
+                let used = i64::from(self.domain_entry(*owner).used(Quota::Nodes));
+                if *change > 0 {
+                    self.check_quota(*owner, Quota::Nodes, (used + change).max(0) as u64, fx)?;
+                }
+            }
+        }
+        let bytes: usize = open
+            .changes
+            .keys()
+            .filter_map(|path| open.tree.get(path))
+            .map(|found| found.node.memory() - NODE_OVERHEAD + NODE_HEAD_LEN + ENTRY_LEN)
+            .sum();
+        if !fx.has_room(open.changes.len() + 1, bytes + wire::MESSAGE_MAX) {
+            return Err(Errno::NoSpace);
+        }
+        self.replay(open, fx);
+        Ok(())
+    }
+
+    /// Brings every changed path of the live tree to what the transaction left there, parents
+    /// before children, then fires the watches in the order of the changes.
+    fn replay(&mut self, open: &Transaction, fx: &mut dyn Effects) {
+        let generation = self.committed + 1;
+        for path in open.changes.keys() {
+            let wanted = open.tree.get(path).map(|found| found.node);
+            let exists = self.tree.get(path).is_some();
+            match wanted {
+                Some(node) => {
+                    let permissions: Vec<Permission> = node.permissions().collect();
+                    if exists {
+                        self.put_live(path, Some(&permissions), Some(node.value()), fx);
+                    } else {
+                        let (above, value) = (path::parent(path), node.value());
+                        self.add_node(above, node.name(), &permissions, value, generation, fx);
+                    }
+                }
+                None if exists => self.remove_quietly(path, fx),
+                None => {}
+            }
+        }
+        for (path, change) in open.ordered_changes() {
+            if let Some(kind) = change.fires {
+                self.fire(path, kind, change.before.as_deref(), fx);
+            }
+        }
+    }
+
+    /// Removes a subtree without events: the transaction has its own list of them.
+    fn remove_quietly(&mut self, path: &[u8], fx: &mut dyn Effects) {
+        let watches = core::mem::take(&mut self.watches);
+        self.remove_live(path, fx);
+        self.watches = watches;
+    }
+
+    /// The permissions at a path, for tests and reports.
+    pub fn permissions(&self, path: &[u8]) -> Option<Box<[Permission]>> {
+        self.tree.get(path).map(|found| entries(found.node))
+    }
+}

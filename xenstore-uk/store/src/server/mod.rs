@@ -1,0 +1,296 @@
+//! The server: state, durable slots and connections together.
+
+mod idle;
+mod outbox;
+mod rebuild;
+mod recover;
+mod serve;
+
+use alloc::boxed::Box;
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+use core::cell::Cell;
+
+use fabric::SharedMemory;
+
+use crate::connection::{Area, Connection, Phase};
+use crate::domain::Origin;
+use crate::effects::Action;
+use crate::persist::{LoadReport, SlotStore};
+use crate::request::Reply;
+use crate::state::State;
+use crate::{Fault, Ring};
+
+use outbox::Outbox;
+
+/// Crashes during one request after which it is answered EIO: so that a request which kills the
+/// server cannot keep it from serving others.
+pub const ATTEMPTS_MAX: u32 = 3;
+
+/// What a call of [`Server::serve`] came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// The connection has more to do now; it is in the queue again.
+    pub more: bool,
+    /// The client's event channel must be notified.
+    pub notify: bool,
+    /// A request was executed.
+    pub executed: bool,
+    /// Damage was found; the request has not been answered.
+    pub fault: Option<Fault>,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Requests executed.
+    pub requests: u64,
+    /// Commits among them and from domain changes.
+    pub commits: u64,
+    /// Watch events queued.
+    pub events: u64,
+    /// Events dropped because the same one was waiting.
+    pub repeated_events: u64,
+    /// Events that found no room and were made again later.
+    pub lost_events: u64,
+    /// Requests answered again after a crash instead of executed again.
+    pub answered_again: u64,
+    /// Requests given up after several crashes.
+    pub given_up: u64,
+    /// Connections given up because of ring errors.
+    pub ring_errors: u64,
+    /// Transactions that ended in EAGAIN because of a conflict.
+    pub conflicts: u64,
+    /// Nodes checked by the scrubber.
+    pub scrubbed_nodes: u64,
+    /// Damaged slots that the scrubber wrote again.
+    pub repaired_slots: u64,
+}
+
+/// A connection for the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Its number.
+    pub client: u16,
+    /// The domain at its other end.
+    pub domid: u16,
+    /// How it came about.
+    pub origin: Origin,
+    /// Frame of the ring page, for an introduced domain.
+    pub gfn: u64,
+    /// Event channel port of the domain, for an introduced one.
+    pub port: u32,
+}
+
+/// What [`Server::start`] found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StartReport {
+    /// Whether the store is new: nothing was there.
+    pub is_new: bool,
+    /// What the slots held.
+    pub load: LoadReport,
+    /// Connections whose areas were damaged.
+    pub damaged_areas: u32,
+}
+
+/// A XenStore server over durable slots `M` and connection areas `A`.
+#[derive(Debug)]
+pub struct Server<M, A> {
+    state: State,
+    slots: SlotStore<M>,
+    areas: A,
+    connections: Vec<Option<Box<Connection>>>,
+    ready: VecDeque<u16>,
+    actions: VecDeque<Action>,
+    printed: Vec<u8>,
+    reply: Reply,
+    scratch: Vec<u8>,
+    /// Whether a change of the state has begun and not ended.
+    mutating: Cell<bool>,
+    stats: Stats,
+    idle: idle::IdleWork,
+}
+
+impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
+    /// Whether the memory of this server is whole: no change was interrupted.
+    pub fn is_consistent(&self) -> bool {
+        !self.mutating.get()
+    }
+
+    /// The state, to look at.
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// The slot store, to look at.
+    pub fn slots(&self) -> &SlotStore<M> {
+        &self.slots
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        Stats { conflicts: self.state.conflicts, ..self.stats }
+    }
+
+    /// Text of CONTROL print since the last call.
+    pub fn take_printed(&mut self) -> Vec<u8> {
+        core::mem::take(&mut self.printed)
+    }
+
+    /// The next thing for the shell to do.
+    pub fn next_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// All connections.
+    pub fn connections(&self) -> impl Iterator<Item = ConnectionInfo> + '_ {
+        self.state.clients().map(|(client, found)| {
+            let introduced = self.state.introduced(found.domid);
+            let introduced = introduced.filter(|introduced| introduced.client == client);
+            ConnectionInfo {
+                client,
+                domid: found.domid,
+                origin: found.origin,
+                gfn: introduced.map_or(0, |introduced| introduced.gfn),
+                port: introduced.map_or(0, |introduced| introduced.port),
+            }
+        })
+    }
+
+    /// The connection of a domain, the first if it has several.
+    pub fn connection_of(&self, domid: u16) -> Option<u16> {
+        self.state.clients().find(|(_, found)| found.domid == domid).map(|(client, _)| client)
+    }
+
+    /// The connection of a service; the one it had in a former life, if it had one. `None` if all
+    /// connections are taken.
+    pub fn open(&mut self, domid: u16) -> Option<u16> {
+        let known = self
+            .state
+            .clients()
+            .find(|(_, client)| client.domid == domid && client.origin == Origin::Shell);
+        match known {
+            Some((client, _)) => Some(client),
+            None => self.open_another(domid),
+        }
+    }
+
+    /// A further connection of a domain, such as one socket of many.
+    pub fn open_another(&mut self, domid: u16) -> Option<u16> {
+        self.change(|state, outbox| {
+            let client = state.open(domid, outbox);
+            (client, client.is_some())
+        })
+    }
+
+    /// Ends a connection that the shell opened.
+    pub fn close(&mut self, client: u16) {
+        self.change(|state, outbox| {
+            state.close(client, outbox);
+            ((), true)
+        });
+    }
+
+    /// A domain shut down, suspended or crashed. May be told again.
+    pub fn domain_shut_down(&mut self, domid: u16) {
+        self.change(|state, outbox| ((), state.domain_shut_down(domid, outbox)));
+    }
+
+    /// A domain is gone. May be told again.
+    pub fn domain_gone(&mut self, domid: u16) {
+        self.change(|state, outbox| ((), state.domain_gone(domid, outbox)));
+    }
+
+    /// Something happened on a connection: it will be served.
+    pub fn kick(&mut self, client: u16) {
+        if let Some(Some(connection)) = self.connections.get_mut(usize::from(client))
+            && !connection.is_queued
+        {
+            connection.is_queued = true;
+            self.ready.push_back(client);
+        }
+    }
+
+    /// The next connection to serve.
+    pub fn next_ready(&mut self, _now_ns: u64) -> Option<u16> {
+        while let Some(client) = self.ready.pop_front() {
+            if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
+                connection.is_queued = false;
+                return Some(client);
+            }
+        }
+        None
+    }
+
+    /// The ring of a connection is mapped and its event channel bound. Answers whether to notify
+    /// the client.
+    pub fn attached<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>) -> bool {
+        let features = match self.state.client(client) {
+            Some(found) => self.state.features_of(found.domid),
+            None => return false,
+        };
+        let key = self.slots.key();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return false;
+        };
+        let area = Area::new(&self.areas, client, key);
+        let is_fresh = connection.state.phase == Phase::Fresh;
+        if is_fresh {
+            ring.initialise(features);
+            connection.state.phase = Phase::Open;
+            connection.save(&area);
+            ring.confirm_reset();
+        } else if connection.recovered {
+            connection.adopt(ring, &area);
+        }
+        self.release_held(client);
+        self.kick(client);
+        is_fresh
+    }
+
+    /// The ring of an introduced domain could not be mapped, or its event channel not bound: the
+    /// domain counts as not introduced, and the INTRODUCE that asked for it is answered EINVAL.
+    pub fn attach_failed(&mut self, client: u16) {
+        let Some(found) = self.state.client(client) else { return };
+        let (domid, origin) = (found.domid, found.origin);
+        self.refuse_held(client);
+        self.release_held(client);
+        if origin == Origin::Introduced {
+            self.change(|state, outbox| ((), state.forget_introduction(domid, outbox)));
+        }
+    }
+
+    /// Changes the state outside of any request.
+    fn change<R>(
+        &mut self,
+        change: impl FnOnce(&mut State, &mut Outbox<'_, M, A>) -> (R, bool),
+    ) -> R {
+        self.mutating.set(true);
+        let (result, changed) = {
+            let mut outbox = Outbox {
+                slots: &mut self.slots,
+                areas: &self.areas,
+                connections: &mut self.connections,
+                ready: &mut self.ready,
+                actions: &mut self.actions,
+                printed: &mut self.printed,
+                stats: &mut self.stats,
+                commit: self.state.committed() + 1,
+                caller: None,
+                scratch: &mut self.scratch,
+            };
+            change(&mut self.state, &mut outbox)
+        };
+        if changed {
+            self.commit();
+        }
+        self.mutating.set(false);
+        result
+    }
+
+    fn commit(&mut self) {
+        self.slots.commit();
+        self.state.commit();
+        self.stats.commits += 1;
+    }
+}

@@ -1,0 +1,202 @@
+//! Starting: anew, from what a former life kept, or in memory that survived.
+
+use alloc::boxed::Box;
+use alloc::collections::{BTreeMap, VecDeque};
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use core::cell::Cell;
+
+use fabric::SharedMemory;
+use wire::{Access, Permission};
+
+use crate::Config;
+use crate::codec::Reader;
+use crate::connection::{AREA_LEN, Area, Connection};
+use crate::domain::{Client, Domain, Sweep};
+use crate::effects::Kind;
+use crate::ops::decode_watch;
+use crate::persist::{LoadReport, Loaded, SlotStore};
+use crate::quota::{Limits, Quota};
+use crate::request::Reply;
+use crate::server::idle::IdleWork;
+use crate::server::{Server, StartReport, Stats};
+use crate::state::{Records, State};
+use crate::transaction::Transaction;
+
+impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
+    /// Reads a former life's store back, or begins a new one where there is none. `areas` must
+    /// have [`AREA_LEN`] bytes per connection.
+    pub fn start(config: &Config, slots: M, areas: A) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        assert!(
+            areas.len() >= config.clients * AREA_LEN,
+            "areas of {} bytes are too small for {} connections",
+            areas.len(),
+            config.clients
+        );
+        let Some((slots, loaded)) = SlotStore::open(slots.clone(), config.key) else {
+            let mut server =
+                Self::with(State::new(config), SlotStore::format(slots, config.key), areas);
+            server.change(|state, outbox| {
+                state.found(outbox);
+                ((), true)
+            });
+            return (server, StartReport { is_new: true, ..StartReport::default() });
+        };
+        let load = loaded.report;
+        let state = State::restore(config, loaded, slots.committed());
+        let mut server = Self::with(state, slots, areas);
+        let damaged_areas = server.load_connections();
+        (server, StartReport { is_new: false, load, damaged_areas })
+    }
+
+    /// Goes on in memory that survived a crash outside of any change ([`Self::is_consistent`]).
+    /// Connections are read back from their areas; their rings must be attached again. Answers
+    /// the number of damaged areas.
+    pub fn resume(&mut self) -> u32 {
+        assert!(self.is_consistent(), "resume of a state whose change was interrupted");
+        self.ready.clear();
+        self.actions.clear();
+        self.load_connections()
+    }
+
+    fn with(state: State, slots: SlotStore<M>, areas: A) -> Self {
+        Self {
+            state,
+            slots,
+            areas,
+            connections: Vec::new(),
+            ready: VecDeque::new(),
+            actions: VecDeque::new(),
+            printed: Vec::new(),
+            reply: Reply::new(),
+            scratch: Vec::with_capacity(wire::MESSAGE_MAX),
+            mutating: Cell::new(false),
+            stats: Stats::default(),
+            idle: IdleWork::default(),
+        }
+    }
+
+    fn load_connections(&mut self) -> u32 {
+        self.connections.clear();
+        let mut damaged = 0;
+        let committed = self.state.committed();
+        for (number, client) in self.state.clients() {
+            let index = usize::from(number);
+            if index >= self.connections.len() {
+                self.connections.resize_with(index + 1, || None);
+            }
+            let area = Area::new(&self.areas, number, self.slots.key());
+            let (connection, is_damaged) = Connection::load(&area, client.life, committed);
+            damaged += u32::from(is_damaged);
+            self.connections[index] = Some(Box::new(connection));
+        }
+        damaged
+    }
+}
+
+impl State {
+    /// The state that a reloaded store describes.
+    pub(crate) fn restore(config: &Config, loaded: Loaded, committed: u64) -> Self {
+        let mut state = Self::new(config);
+        state.committed = committed;
+        state.domains = BTreeMap::new();
+        state.records = Records {
+            next: loaded.next_record.max(3),
+            free: loaded.free_records,
+            dropped: Vec::new(),
+        };
+        // The tree before the transactions that look at it.
+        if let Some(nodes) = loaded.nodes {
+            state.tree = nodes.tree;
+            for (owner, (count, bytes)) in nodes.owned {
+                state.charge(owner, Quota::Nodes, i64::from(count));
+                state.charge(owner, Quota::Memory, bytes as i64);
+            }
+        }
+        state.restore_others(&loaded.others);
+        state
+    }
+
+    fn restore_others(&mut self, others: &[(Kind, u32, Vec<u8>)]) {
+        // Connections before what hangs on them.
+        let order = [Kind::Settings, Kind::Domain, Kind::Client, Kind::Watch, Kind::Sweep];
+        for kind in order {
+            for (_, record, bytes) in others.iter().filter(|other| other.0 == kind) {
+                match kind {
+                    Kind::Settings => drop(self.restore_settings(bytes)),
+                    Kind::Domain => {
+                        if let Some((domid, domain)) = Domain::decode(bytes, *record) {
+                            let Domain { usage, peak, .. } = *self.domain_entry(domid);
+                            self.domains.insert(domid, Domain { usage, peak, ..domain });
+                        }
+                    }
+                    Kind::Client => drop(self.restore_client(bytes, *record)),
+                    Kind::Watch => {
+                        if let Some(watch) = decode_watch(bytes, *record) {
+                            self.add_watch(Rc::new(watch));
+                        }
+                    }
+                    _ => {
+                        if let Some(domid) = Reader::new(bytes).u16() {
+                            let cursor = Vec::new();
+                            self.sweeps.push_back(Sweep { domid, cursor, record: *record });
+                        }
+                    }
+                }
+            }
+        }
+        self.sweeps.make_contiguous().sort_by_key(|sweep| sweep.domid);
+    }
+
+    fn restore_settings(&mut self, bytes: &[u8]) -> Option<()> {
+        let mut reader = Reader::new(bytes);
+        self.limits = Limits::from_raw(&mut core::iter::from_fn(|| reader.u32()))?;
+        for permissions in &mut self.special {
+            let count = reader.u16()?;
+            let mut restored = Vec::with_capacity(usize::from(count));
+            for _ in 0..count {
+                let domid = reader.u16()?;
+                let access = Access::from_letter(reader.u8()?)?;
+                restored.push(Permission::new(domid, access));
+            }
+            *permissions = restored;
+        }
+        Some(())
+    }
+
+    fn restore_client(&mut self, bytes: &[u8], record: u32) -> Option<()> {
+        let (number, mut client, open): (u16, Client, Vec<u32>) = Client::decode(bytes, record)?;
+        let index = usize::from(number);
+        if index >= self.config.clients {
+            return None;
+        }
+        if index >= self.clients.len() {
+            self.clients.resize_with(index + 1, || None);
+        }
+        client.privileged = self.is_privileged(client.domid);
+        client.target = self.domains.get(&client.domid).and_then(|domain| domain.target);
+        let domid = client.domid;
+        for id in &open {
+            let lost = Transaction::new(*id, &self.tree, self.committed + 1, true);
+            client.transactions.push(Box::new(lost));
+        }
+        self.open_transactions += open.len() as u32;
+        self.clients[index] = Some(Box::new(client));
+        self.charge(domid, Quota::Transactions, open.len() as i64);
+        Some(())
+    }
+}
+
+/// For messages about what a start found.
+impl core::fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "{} nodes in {} slots, {} uncommitted, {} damaged, {} records lost",
+            self.nodes, self.slots, self.uncommitted, self.damaged_slots, self.lost_records
+        )
+    }
+}

@@ -1,0 +1,424 @@
+//! Serving one connection: take a request, execute it once, send what there is to send.
+
+use fabric::SharedMemory;
+use wire::ring::{RING_LEN, RingError};
+use wire::{Errno, HEADER_LEN, Header, Operation};
+
+use crate::Ring;
+use crate::connection::{Area, Phase, Sending};
+use crate::effects::Action;
+use crate::request::Request;
+use crate::server::outbox::Outbox;
+use crate::server::{ATTEMPTS_MAX, Progress, Server};
+use crate::state::State;
+
+/// What was found in the ring of requests.
+enum Taken {
+    /// A whole request of this many bytes in `scratch`.
+    Whole(usize),
+    /// Not yet.
+    Part,
+}
+
+impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
+    /// Serves a connection: at most one request, and as much output as its ring takes.
+    pub fn serve<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>, now_ns: u64) -> Progress {
+        let mut progress = Progress::default();
+        let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
+            return progress;
+        };
+        if connection.state.phase == Phase::Fresh {
+            return progress;
+        }
+        if ring.wants_reset() {
+            self.reset(client, ring);
+            return Progress { notify: true, more: true, ..progress };
+        }
+        if connection.state.phase == Phase::Dead {
+            return progress;
+        }
+        if let Err(error) = self.serve_open(client, ring, now_ns, &mut progress) {
+            self.give_up(client, ring, error);
+            progress.notify = true;
+            progress.more = false;
+        }
+        if progress.more {
+            self.kick(client);
+        }
+        progress
+    }
+
+    fn serve_open<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+        now_ns: u64,
+        progress: &mut Progress,
+    ) -> Result<(), RingError> {
+        self.check_published(client, ring)?;
+        let is_free = self.flush(client, ring, progress)?;
+        if !is_free || self.is_deferred(client, now_ns) {
+            return Ok(());
+        }
+        match self.take(client, ring, progress)? {
+            Taken::Part => {
+                progress.more |= self.rebuild_step(client);
+                Ok(())
+            }
+            Taken::Whole(len) => {
+                self.execute(client, len, progress);
+                if progress.fault.is_some() {
+                    return Ok(());
+                }
+                self.answer(client, ring, len, progress)?;
+                // The next request waits for its turn behind the other connections.
+                progress.more |= self.has_more(client, ring);
+                Ok(())
+            }
+        }
+    }
+
+    fn connection_mut(&mut self, client: u16) -> Option<&mut crate::connection::Connection> {
+        self.connections.get_mut(usize::from(client))?.as_deref_mut()
+    }
+
+    /// The server's indices in a guest's page can be changed by the guest. One that emptied the
+    /// whole page between two requests (hvmloader does) begins at zero; any other change is an
+    /// error of that client.
+    fn check_published<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+    ) -> Result<(), RingError> {
+        let key = self.slots.key();
+        let published = ring.published();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return Ok(());
+        };
+        let state = &mut connection.state;
+        if published == (state.consumed(), state.produced) {
+            return Ok(());
+        }
+        let is_idle = state.have == 0
+            && state.sending == Sending::Nothing
+            && matches!(state.phase, Phase::Open);
+        if !is_idle || published != (0, 0) {
+            return Err(RingError::Index);
+        }
+        (state.position, state.produced) = (0, 0);
+        connection.save(&Area::new(&self.areas, client, key));
+        Ok(())
+    }
+
+    /// Whether something remains to be done for a connection without a new kick.
+    fn has_more<P: SharedMemory>(&self, client: u16, ring: &Ring<P>) -> bool {
+        let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
+            return false;
+        };
+        let state = &connection.state;
+        let has_input = ring.requests(state.consumed()).is_ok_and(|len| len > 0);
+        let has_output = connection.has_events() || connection.rebuild.is_some();
+        state.phase == Phase::Open && state.sending == Sending::Nothing && (has_input || has_output)
+    }
+
+    /// Takes what the ring has of the next request. A request that fits the ring stays there until
+    /// it is whole and executed; a longer one moves to the area piece by piece.
+    fn take<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+        progress: &mut Progress,
+    ) -> Result<Taken, RingError> {
+        let key = self.slots.key();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return Ok(Taken::Part);
+        };
+        let area = Area::new(&self.areas, client, key);
+        let available = ring.requests(connection.state.consumed())?;
+        let have = connection.state.have as usize;
+        let mut header = [0; HEADER_LEN];
+        if have == 0 {
+            if available < HEADER_LEN {
+                return Ok(Taken::Part);
+            }
+            ring.read(connection.state.position, &mut header);
+        } else {
+            header.copy_from_slice(&connection.buffer[..HEADER_LEN]);
+        }
+        let payload = Header::parse(&header).payload_len().map_err(|_| RingError::Protocol)?;
+        let len = HEADER_LEN + payload;
+        self.scratch.clear();
+        if len <= RING_LEN && have == 0 {
+            if available < len {
+                return Ok(Taken::Part);
+            }
+            self.scratch.resize(len, 0);
+            ring.read(connection.state.position, &mut self.scratch);
+            // The length must be the one that was checked, whatever the client has done since.
+            self.scratch[..HEADER_LEN].copy_from_slice(&header);
+            return Ok(Taken::Whole(len));
+        }
+        let count = available.min(len - have);
+        if count > 0 {
+            let buffer = &mut connection.buffer;
+            buffer.truncate(have);
+            buffer.resize(have + count, 0);
+            ring.read(connection.state.consumed(), &mut buffer[have..]);
+            if have == 0 {
+                buffer[..HEADER_LEN].copy_from_slice(&header);
+            }
+            area.write_request(have, &buffer[have..]);
+            connection.state.have = (have + count) as u32;
+            connection.state.request_sum = area.message_sum(buffer);
+            connection.save(&area);
+            ring.publish_requests(connection.state.consumed());
+            progress.notify = true;
+        }
+        if have + count < len {
+            return Ok(Taken::Part);
+        }
+        self.scratch.extend_from_slice(&connection.buffer[..len]);
+        Ok(Taken::Whole(len))
+    }
+
+    /// Executes the request in `scratch`, unless it was executed already; the reply is in `reply`.
+    fn execute(&mut self, client: u16, len: usize, progress: &mut Progress) {
+        let key = self.slots.key();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else { return };
+        let position = connection.state.position;
+        let attempts = core::mem::take(&mut connection.attempts);
+        let was_recovered = core::mem::take(&mut connection.recovered);
+        let events_from = connection.state.events_head;
+        let message = core::mem::take(&mut self.scratch);
+        let Some((header, payload)) = message[..len].split_first_chunk::<HEADER_LEN>() else {
+            return;
+        };
+        let header = Header::parse(header);
+        let request = Request { client, position, header, payload };
+        progress.executed = true;
+        self.stats.requests += 1;
+        if was_recovered && self.answer_again(client, position) {
+            self.scratch = message;
+            return;
+        }
+        if attempts >= ATTEMPTS_MAX {
+            self.reply.clear();
+            self.reply.finish(&header, Err(Errno::Io));
+            self.stats.given_up += 1;
+            self.scratch = message;
+            return;
+        }
+        Area::new(&self.areas, client, key).write_attempt(position, attempts + 1);
+        let is_change = !State::is_read_only(&request);
+        self.mutating.set(is_change || header.transaction != 0);
+        let (changed, reply_after) = self.apply(&request, events_from);
+        if changed {
+            self.commit();
+        }
+        self.mutating.set(false);
+        progress.fault = self.state.fault();
+        self.scratch = message;
+        let held_by = (header.operation == Operation::Introduce && changed)
+            .then(|| self.unattached())
+            .flatten();
+        if let Some(connection) = self.connection_mut(client) {
+            connection.state.reply_after = reply_after;
+            connection.held_by = held_by;
+        }
+    }
+
+    fn apply(&mut self, request: &Request<'_>, events_from: u64) -> (bool, u64) {
+        let mut outbox = Outbox {
+            slots: &mut self.slots,
+            areas: &self.areas,
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            actions: &mut self.actions,
+            printed: &mut self.printed,
+            stats: &mut self.stats,
+            commit: self.state.committed() + 1,
+            caller: Some((request.client, events_from)),
+            scratch: &mut self.scratch,
+        };
+        let changed = self.state.apply(request, &mut self.reply, &mut outbox);
+        let reply_after = outbox.caller.map_or(events_from, |(_, place)| place);
+        (changed, reply_after)
+    }
+
+    /// The connection that the last INTRODUCE asks the shell to attach.
+    fn unattached(&self) -> Option<u16> {
+        self.actions.iter().rev().find_map(|action| match action {
+            Action::Connect { client, .. } | Action::Rebind { client, .. } => Some(*client),
+            _ => None,
+        })
+    }
+
+    /// After a recovery: whether the request was executed in a former life; then its reply is
+    /// there.
+    fn answer_again(&mut self, client: u16, position: u32) -> bool {
+        let Some(found) = self.state.client(client) else { return false };
+        if found.session.position != Some(position) || found.session.reply.is_empty() {
+            return false;
+        }
+        self.reply.restore(&found.session.reply);
+        self.stats.answered_again += 1;
+        true
+    }
+
+    /// Sends the reply at once if it fits and nothing must go before it; else keeps it in the area
+    /// and sends what fits.
+    fn answer<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+        len: usize,
+        progress: &mut Progress,
+    ) -> Result<(), RingError> {
+        let key = self.slots.key();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return Ok(());
+        };
+        let area = Area::new(&self.areas, client, key);
+        let message = self.reply.message();
+        let state = &mut connection.state;
+        let goes_first = state.events_head >= state.reply_after || !connection.has_events();
+        let state = &mut connection.state;
+        let fits = ring.room(state.produced)? >= message.len();
+        let position = state.position.wrapping_add(len as u32);
+        if fits && goes_first && connection.held_by.is_none() {
+            ring.write(state.produced, message);
+            state.position = position;
+            state.have = 0;
+            state.produced = state.produced.wrapping_add(message.len() as u32);
+            connection.save(&area);
+            ring.publish_requests(position);
+            ring.publish_responses(connection.state.produced);
+            progress.notify = true;
+            return Ok(());
+        }
+        area.write_reply(message);
+        connection.buffer.clear();
+        connection.buffer.extend_from_slice(message);
+        state.position = position;
+        state.have = 0;
+        state.phase = Phase::Replying;
+        state.reply_len = message.len() as u32;
+        state.reply_sum = area.message_sum(message);
+        connection.save(&area);
+        ring.publish_requests(position);
+        progress.notify = true;
+        self.flush(client, ring, progress).map(|_| ())
+    }
+
+    /// Sends events and the kept reply as far as the ring takes them. Answers whether the next
+    /// request may be taken.
+    fn flush<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+        progress: &mut Progress,
+    ) -> Result<bool, RingError> {
+        let key = self.slots.key();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return Ok(false);
+        };
+        let area = Area::new(&self.areas, client, key);
+        loop {
+            if connection.state.sending == Sending::Nothing {
+                match connection.next_message() {
+                    Sending::Nothing => break,
+                    next => {
+                        connection.state.sending = next;
+                        connection.state.sent = 0;
+                    }
+                }
+            }
+            let room = ring.room(connection.state.produced)?;
+            if room == 0 {
+                break;
+            }
+            if !connection.load_message(&area, &mut self.scratch) {
+                // The event was damaged in the area: what it told is made again.
+                connection.skip_damaged_event(&area)?;
+                continue;
+            }
+            let message: &[u8] = match connection.state.sending {
+                Sending::Reply => &connection.buffer,
+                _ => &self.scratch,
+            };
+            let sent = connection.state.sent as usize;
+            let count = room.min(message.len() - sent);
+            ring.write(connection.state.produced, &message[sent..sent + count]);
+            let is_whole = sent + count == message.len();
+            connection.state.produced = connection.state.produced.wrapping_add(count as u32);
+            connection.state.sent += count as u32;
+            if is_whole {
+                connection.finish_message();
+            }
+            connection.save(&area);
+            ring.publish_responses(connection.state.produced);
+            progress.notify = true;
+        }
+        let state = &connection.state;
+        Ok(state.phase == Phase::Open && state.sending == Sending::Nothing)
+    }
+
+    /// The client asked for a reset: watches, transactions and what was under way are dropped.
+    fn reset<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>) {
+        self.change(|state, outbox| {
+            state.restart_client(client, outbox);
+            ((), true)
+        });
+        self.attached(client, ring);
+    }
+
+    /// Gives a connection up after an error in its ring; nobody else notices.
+    fn give_up<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>, error: RingError) {
+        self.stats.ring_errors += 1;
+        self.change(|state, outbox| {
+            state.restart_client(client, outbox);
+            ((), true)
+        });
+        let key = self.slots.key();
+        if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
+            connection.state.phase = Phase::Dead;
+            connection.save(&Area::new(&self.areas, client, key));
+        }
+        ring.set_error(error.raw());
+        self.release_held(client);
+    }
+
+    /// Lets go the replies that waited for a connection to be attached.
+    pub(super) fn release_held(&mut self, attached: u16) {
+        for client in 0..self.connections.len() {
+            if let Some(connection) = &mut self.connections[client]
+                && connection.held_by == Some(attached)
+            {
+                connection.held_by = None;
+                self.kick(client as u16);
+            }
+        }
+    }
+
+    /// Replaces the replies that wait for a connection which could not be attached.
+    pub(super) fn refuse_held(&mut self, failed: u16) {
+        let key = self.slots.key();
+        for (client, connection) in self.connections.iter_mut().enumerate() {
+            let Some(connection) = connection else { continue };
+            if connection.held_by != Some(failed) || connection.state.sent > 0 {
+                continue;
+            }
+            let Some(header) = connection.buffer.first_chunk::<HEADER_LEN>() else { continue };
+            let header = Header::parse(header);
+            self.reply.clear();
+            self.reply.finish(&header, Err(Errno::Invalid));
+            connection.buffer.clear();
+            connection.buffer.extend_from_slice(self.reply.message());
+            let area = Area::new(&self.areas, client as u16, key);
+            area.write_reply(&connection.buffer);
+            connection.state.reply_len = connection.buffer.len() as u32;
+            connection.state.reply_sum = area.message_sum(&connection.buffer);
+            connection.save(&area);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The tree of nodes, with a checksum per node and a digest of the whole.
+//!
+//! A clone is a snapshot in O(1). A change costs O(depth) steps and touches the digest by the
+//! difference of the changed nodes' sums.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use wire::Permission;
+
+use crate::checksum::spread;
+use crate::dir::{self, Children};
+use crate::node::{Node, ROOT_HASH, child_hash};
+use crate::path::{self, components};
+
+/// Durable record of the root.
+pub const ROOT_RECORD: u32 = 1;
+
+/// The tree.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    root: Rc<Node>,
+    digest: u64,
+    nodes: u32,
+    seed: u64,
+}
+
+/// The deepest existing node on the way to a path.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<'a> {
+    /// The node.
+    pub node: &'a Node,
+    /// Its parent, but for the root.
+    pub parent: Option<&'a Node>,
+    /// Hash of its path, for [`Node::is_intact`].
+    pub hash: u64,
+    /// Components that do not exist below it, with slashes between them; empty if the path exists.
+    pub missing: &'a [u8],
+    /// The path of the node.
+    pub path: &'a [u8],
+}
+
+impl Found<'_> {
+    /// Whether the path itself exists.
+    pub fn is_whole(&self) -> bool {
+        self.missing.is_empty()
+    }
+
+    /// Whether the node is what was written.
+    pub fn is_intact(&self) -> bool {
+        self.node.is_intact(self.hash)
+    }
+}
+
+impl Tree {
+    /// A tree with a root alone. `seed` keys the order inside directories; it changes nothing that
+    /// can be seen from outside.
+    pub fn new(permissions: &[Permission], seed: u64) -> Self {
+        let mut root = Node::new(b"", permissions, b"", seed);
+        root.record = ROOT_RECORD;
+        root.sum = root.compute_sum(ROOT_HASH);
+        let digest = spread(root.sum);
+        Self { root: Rc::new(root), digest, nodes: 1, seed }
+    }
+
+    /// A tree from linked nodes whose sums are known.
+    pub fn from_root(root: Rc<Node>, digest: u64, nodes: u32, seed: u64) -> Self {
+        Self { root, digest, nodes, seed }
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Node {
+        &self.root
+    }
+
+    /// Sum over all nodes' spread checksums: equal trees have equal digests.
+    pub fn digest(&self) -> u64 {
+        self.digest
+    }
+
+    /// Number of nodes, the root among them.
+    pub fn nodes(&self) -> u32 {
+        self.nodes
+    }
+
+    /// The key of the order inside directories.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// Follows a path as far as it exists.
+    pub fn seek<'a>(&'a self, path: &'a [u8]) -> Found<'a> {
+        let mut rest = components(path);
+        let mut found =
+            Found { node: &self.root, parent: None, hash: ROOT_HASH, missing: &[], path: b"/" };
+        loop {
+            let missing = rest.rest();
+            let Some(name) = rest.next() else { break };
+            let Some(child) = dir::find(&found.node.children, name) else {
+                found.missing = missing;
+                break;
+            };
+            found.parent = Some(found.node);
+            found.hash = child_hash(found.hash, name);
+            found.node = child;
+            found.path = &path[..path.len() - rest.rest().len()];
+        }
+        if found.path.len() > 1 {
+            found.path = found.path.strip_suffix(b"/").unwrap_or(found.path);
+        }
+        found
+    }
+
+    /// The node at a path.
+    pub fn get<'a>(&'a self, path: &'a [u8]) -> Option<Found<'a>> {
+        Some(self.seek(path)).filter(Found::is_whole)
+    }
+
+    /// Changes a node that exists and answers it.
+    pub fn modify(&mut self, path: &[u8], change: impl FnOnce(&mut Node)) -> Option<&Node> {
+        let mut node = Rc::make_mut(&mut self.root);
+        let mut hash = ROOT_HASH;
+        for name in components(path) {
+            node = dir::find_mut(&mut node.children, name)?;
+            hash = child_hash(hash, name);
+        }
+        let old = spread(node.sum);
+        change(node);
+        node.sum = node.compute_sum(hash);
+        self.digest = self.digest.wrapping_sub(old).wrapping_add(spread(node.sum));
+        Some(node)
+    }
+
+    /// Adds a node without children below `parent`, which exists, and answers both records'
+    /// nodes: (parent, child). `None` where the name is taken or the parent missing.
+    pub fn add(&mut self, parent: &[u8], mut child: Node, generation: u64) -> Option<()> {
+        let mut added = 0u64;
+        let mut done = false;
+        let name_hash = {
+            let found = self.get(parent)?;
+            child.parent = found.node.record;
+            child_hash(found.hash, child.name())
+        };
+        child.sum = child.compute_sum(name_hash);
+        added = added.wrapping_add(spread(child.sum));
+        let child = Rc::new(child);
+        self.modify(parent, |node| {
+            done = dir::insert(&mut node.children, child);
+            if done {
+                node.children_generation = generation;
+            }
+        })?;
+        if !done {
+            return None;
+        }
+        self.digest = self.digest.wrapping_add(added);
+        self.nodes += 1;
+        Some(())
+    }
+
+    /// Takes a node and all below it out of its parent. `None` for the root or a missing node.
+    /// The digest is that of the remaining tree.
+    pub fn remove(&mut self, path: &[u8], generation: u64) -> Option<Rc<Node>> {
+        self.get(path)?;
+        let name = components(path).last()?;
+        let mut taken = None;
+        self.modify(path::parent(path), |node| {
+            taken = dir::remove(&mut node.children, name);
+            node.children_generation = generation;
+        })?;
+        let taken = taken?;
+        self.subtract(&taken);
+        Some(taken)
+    }
+
+    /// Removes a detached subtree's nodes from digest and count.
+    fn subtract(&mut self, root: &Node) {
+        let mut waiting: Vec<&Node> = Vec::new();
+        waiting.push(root);
+        while let Some(node) = waiting.pop() {
+            self.digest = self.digest.wrapping_sub(spread(node.sum));
+            self.nodes -= 1;
+            waiting.extend(Children::new(&node.children));
+        }
+    }
+
+    /// Visits at most `budget` nodes in depth-first order, beginning behind `cursor` (a path, or
+    /// empty for the start), and leaves in `cursor` the last one visited; an empty cursor means
+    /// that the walk is done. `visit` gets path, node and hash, and says whether to descend.
+    pub fn walk(
+        &self,
+        cursor: &mut Vec<u8>,
+        budget: usize,
+        visit: &mut dyn FnMut(&[u8], &Node, u64) -> Descend,
+    ) {
+        let mut stack: Vec<(Children<'_>, u64)> = Vec::new();
+        let mut path = Vec::with_capacity(64);
+        let mut left = budget;
+        if cursor.is_empty() {
+            path.push(b'/');
+            left = left.saturating_sub(1);
+            if visit(&path, &self.root, ROOT_HASH) == Descend::No {
+                return;
+            }
+            stack.push((Children::new(&self.root.children), ROOT_HASH));
+        } else {
+            self.resume(cursor, &mut path, &mut stack);
+        }
+        while let Some((children, hash)) = stack.last_mut() {
+            let Some(child) = children.next() else {
+                stack.pop();
+                path::pop(&mut path);
+                continue;
+            };
+            let hash = child_hash(*hash, child.name());
+            path::push(&mut path, child.name());
+            let descend = visit(&path, child, hash);
+            left = left.saturating_sub(1);
+            if left == 0 {
+                cursor.clear();
+                cursor.extend_from_slice(&path);
+                if descend == Descend::No {
+                    // What lies below the cursor is skipped by a name that no child can have.
+                    cursor.extend_from_slice(SKIP);
+                }
+                return;
+            }
+            match descend {
+                Descend::Yes => stack.push((Children::new(&child.children), hash)),
+                Descend::No => path::pop(&mut path),
+            }
+        }
+        cursor.clear();
+    }
+
+    /// Rebuilds the stack of a walk that stopped at `cursor`, which may be gone since.
+    fn resume<'a>(
+        &'a self,
+        cursor: &[u8],
+        path: &mut Vec<u8>,
+        stack: &mut Vec<(Children<'a>, u64)>,
+    ) {
+        let (cursor, skip) = match cursor.strip_suffix(SKIP) {
+            Some(cursor) => (cursor, true),
+            None => (cursor, false),
+        };
+        let mut node: &Node = &self.root;
+        let mut hash = ROOT_HASH;
+        path.push(b'/');
+        for name in components(cursor) {
+            stack.push((Children::after(&node.children, name), hash));
+            let Some(child) = dir::find(&node.children, name) else { return };
+            path::push(path, name);
+            hash = child_hash(hash, name);
+            node = child;
+        }
+        if skip {
+            path::pop(path);
+        } else {
+            stack.push((Children::new(&node.children), hash));
+        }
+    }
+}
+
+/// Ends a cursor whose children are not to be visited; `~` cannot be part of a path.
+const SKIP: &[u8] = b"~";
+
+/// Whether a walk goes on below a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Descend {
+    /// Into its children.
+    Yes,
+    /// Not into them.
+    No,
+}

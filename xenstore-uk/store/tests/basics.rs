@@ -1,0 +1,121 @@
+//! The operations that guests and tools use, end to end over rings.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{Host, TOOL};
+use wire::Operation as O;
+
+#[test]
+fn write_read_list_remove() {
+    let mut host = Host::new();
+    assert_eq!(host.write(TOOL, "/local/domain/7/name", "guest"), "OK|");
+    assert_eq!(host.read(TOOL, "/local/domain/7/name"), "guest");
+    assert_eq!(host.read(TOOL, "/local/domain/7"), "");
+    assert_eq!(host.write(TOOL, "/local/domain/7/a", ""), "OK|");
+    assert_eq!(host.call(TOOL, O::Directory, &["/local/domain/7"]), "a|name|");
+    assert_eq!(host.call(TOOL, O::Remove, &["/local/domain/7"]), "OK|");
+    assert_eq!(host.read(TOOL, "/local/domain/7/name"), "ENOENT|");
+    assert_eq!(host.call(TOOL, O::Remove, &["/local/domain/8"]), "OK|");
+    assert_eq!(host.call(TOOL, O::Remove, &["/local/domain/8/x"]), "ENOENT|");
+    assert_eq!(host.call(TOOL, O::Remove, &["/"]), "EINVAL|");
+    assert_eq!(host.call(TOOL, O::Directory, &["/"]), "local|tool|");
+    assert_eq!(host.call(TOOL, O::Unknown(20), &[]), "ENOSYS|");
+}
+
+#[test]
+fn a_guest_uses_relative_paths_and_its_rights() {
+    let mut host = Host::new();
+    host.introduce(16);
+    assert_eq!(host.call(TOOL, O::MakeDirectory, &["/local/domain/16"]), "OK|");
+    assert_eq!(host.call(TOOL, O::SetPermissions, &["/local/domain/16", "n0", "b16"]), "OK|");
+    assert_eq!(host.write(16, "data/x", "1"), "OK|");
+    assert_eq!(host.read(16, "/local/domain/16/data/x"), "1");
+    assert_eq!(host.call(16, O::GetPermissions, &["data/x"]), "n16|b16|");
+    assert_eq!(host.write(16, "/tool/x", "1"), "EACCES|");
+    assert_eq!(host.read(16, "/tool"), "EACCES|");
+    assert_eq!(host.call(16, O::GetDomainPath, &["16"]), "/local/domain/16|");
+    assert_eq!(host.call(16, O::Introduce, &["17", "1", "1"]), "EACCES|");
+    assert_eq!(host.call(16, O::SetPermissions, &["data/x", "n5"]), "EPERM|");
+    assert_eq!(host.call(16, O::SetPermissions, &["data/x", "r16", "b5"]), "OK|");
+    assert_eq!(host.call(TOOL, O::IsDomainIntroduced, &["16"]), "T|");
+    assert_eq!(host.call(TOOL, O::IsDomainIntroduced, &["17"]), "F|");
+}
+
+#[test]
+fn watches_fire() {
+    let mut host = Host::new();
+    host.introduce(16);
+    host.call(TOOL, O::MakeDirectory, &["/local/domain/16"]);
+    host.call(TOOL, O::SetPermissions, &["/local/domain/16", "n16"]);
+    assert_eq!(host.call(16, O::Watch, &["device", "tok"]), "OK|");
+    assert_eq!(host.events(16), ["device|tok|"]);
+    host.write(TOOL, "/local/domain/16/device/vif/0", "x");
+    assert_eq!(host.events(16), ["device/vif/0|tok|"]);
+    assert_eq!(host.call(16, O::Watch, &["device", "tok"]), "EEXIST|");
+    assert_eq!(host.call(TOOL, O::Watch, &["@introduceDomain", "i"]), "OK|");
+    assert_eq!(host.call(TOOL, O::Watch, &["@releaseDomain", "r", "1"]), "OK|");
+    assert_eq!(host.events(TOOL), ["@introduceDomain|i|", "@releaseDomain|r|"]);
+    host.introduce(17);
+    assert_eq!(host.events(TOOL), ["@introduceDomain|i|"]);
+    host.server.domain_gone(17);
+    host.actions();
+    host.settle();
+    assert_eq!(host.events(TOOL), ["@releaseDomain/17|r|"]);
+    host.call(TOOL, O::Remove, &["/local/domain/16/device"]);
+    assert_eq!(host.events(16), ["device|tok|"]);
+    assert_eq!(host.call(16, O::Unwatch, &["device", "tok"]), "OK|");
+    assert_eq!(host.call(16, O::Unwatch, &["device", "tok"]), "ENOENT|");
+    host.write(TOOL, "/local/domain/16/device/vif/0", "x");
+    assert_eq!(host.events(16), [""; 0]);
+}
+
+#[test]
+fn transactions() {
+    let mut host = Host::new();
+    let first = host.begin(TOOL);
+    let second = host.begin(TOOL);
+    assert_eq!(host.call_in(TOOL, O::Write, first, &["/a", "1"]), "OK|");
+    assert_eq!(host.read(TOOL, "/a"), "ENOENT|");
+    assert_eq!(host.call_in(TOOL, O::Read, first, &["/a"]), "1|");
+    assert_eq!(host.call_in(TOOL, O::Read, second, &["/a"]), "ENOENT|");
+    assert_eq!(host.call_in(TOOL, O::Write, second, &["/b", "2"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, first, &["T"]), "OK|");
+    assert_eq!(host.read(TOOL, "/a"), "1|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, second, &["T"]), "EAGAIN|");
+    assert_eq!(host.read(TOOL, "/b"), "ENOENT|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, second, &["T"]), "ENOENT|");
+    let third = host.begin(TOOL);
+    host.call_in(TOOL, O::Remove, third, &["/a"]);
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, third, &["F"]), "OK|");
+    assert_eq!(host.read(TOOL, "/a"), "1|");
+}
+
+#[test]
+fn everything_survives_a_restart() {
+    let mut host = Host::new();
+    host.introduce(16);
+    host.call(TOOL, O::MakeDirectory, &["/local/domain/16"]);
+    host.call(TOOL, O::SetPermissions, &["/local/domain/16", "n16", "r5"]);
+    host.call(16, O::Watch, &["x", "tok"]);
+    host.write(TOOL, "/big", &"v".repeat(3000));
+    host.call(TOOL, O::SetQuota, &["16", "nodes", "77"]);
+    let open = host.begin(16);
+    host.events(16);
+    let digest = host.server.state().digest();
+    for _ in 0..3 {
+        let report = host.restart();
+        assert!(!report.is_new);
+        assert_eq!((report.load.damaged_slots, report.load.lost_records), (0, 0));
+        assert_eq!(report.load.uncommitted, 0);
+        assert_eq!(host.server.state().digest(), digest);
+    }
+    assert_eq!(host.read(TOOL, "/big"), "v".repeat(3000));
+    assert_eq!(host.call(TOOL, O::GetPermissions, &["/local/domain/16"]), "n16|r5|");
+    assert_eq!(host.call(TOOL, O::GetQuota, &["16", "nodes"]), "77|");
+    host.write(16, "x", "1");
+    assert_eq!(host.events(16), ["x|tok|"]);
+    assert_eq!(host.call_in(16, O::Read, open, &["x"]), "ENOENT|");
+    assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "EAGAIN|");
+    assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "ENOENT|");
+}
