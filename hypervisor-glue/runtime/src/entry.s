@@ -184,7 +184,9 @@ bare_trap_\vector:
 
 .altmacro
 .macro EACH_TRAP vector
-    .if (\vector == 8) || ((\vector >= 10) && (\vector <= 14)) || (\vector == 17) || (\vector == 21) || (\vector == 29) || (\vector == 30)
+    .set has_code, (\vector == 8) || ((\vector >= 10) && (\vector <= 14)) || (\vector == 17)
+    .set has_code, has_code || (\vector == 21) || (\vector == 29) || (\vector == 30)
+    .if has_code
     TRAP \vector, 1
     .else
     TRAP \vector, 0

@@ -2,7 +2,7 @@
 //!
 //! A unikernel is a binary for `x86_64-unknown-none` whose crate root says
 //!
-//! ```ignore
+//! ```text
 //! #![cfg_attr(target_os = "none", no_std)]
 //! #![no_main]
 //! #![forbid(unsafe_code)]
