@@ -1,0 +1,250 @@
+//! A guest's console: bytes out of its ring into bounded lines, bytes typed into its ring
+//! (`struct xencons_interface`, io/console.h).
+//!
+//! | offset | size | field |
+//! |---|---|---|
+//! | 0 | 1024 | input, written by us |
+//! | 1024 | 2048 | output, written by the guest |
+//! | 3072 | 4 | `in_cons`, of the guest |
+//! | 3076 | 4 | `in_prod`, ours |
+//! | 3080 | 4 | `out_cons`, ours |
+//! | 3084 | 4 | `out_prod`, of the guest |
+//!
+//! Everything in the page may be hostile: indices are checked, bytes are copied out once. A guest
+//! that prints without end loses what is beyond its allowance, and nobody else notices.
+
+use alloc::vec::Vec;
+
+use fabric::SharedMemory;
+
+const INPUT_LEN: u32 = 1024;
+const OUTPUT: usize = 1024;
+const OUTPUT_LEN: u32 = 2048;
+const IN_CONS: usize = 3072;
+const IN_PROD: usize = 3076;
+const OUT_CONS: usize = 3080;
+const OUT_PROD: usize = 3084;
+
+/// Longest line; a longer one is continued on the next.
+pub const MAX_LINE: usize = 400;
+/// Bytes that a guest may print at once: the messages of a booting kernel.
+const BURST: u64 = 64 << 10;
+/// Bytes per second that it may print for ever: about what a serial line carries.
+const PER_SECOND: u64 = 16 << 10;
+
+/// What a look at the ring found.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pumped {
+    /// Bytes taken out, dropped ones included.
+    pub taken: u32,
+    /// Bytes dropped because the guest printed too much.
+    pub dropped: u32,
+    /// The guest's index is impossible; its output so far is skipped.
+    pub is_wild: bool,
+}
+
+/// One guest's console.
+#[derive(Clone, Debug)]
+pub struct Console<M> {
+    page: M,
+    line: Vec<u8>,
+    allowance: u64,
+    refilled_ns: u64,
+    /// Bytes dropped since the last line that said so.
+    dropped: u64,
+}
+
+impl<M: SharedMemory> Console<M> {
+    /// The console in this page.
+    pub fn new(page: M, now_ns: u64) -> Self {
+        Self { page, line: Vec::new(), allowance: BURST, refilled_ns: now_ns, dropped: 0 }
+    }
+
+    /// Takes what the guest printed and hands out whole lines, without their ends. Notify the guest
+    /// afterwards if anything was taken: it may wait for room.
+    pub fn pump(&mut self, now_ns: u64, mut line: impl FnMut(&[u8])) -> Pumped {
+        self.refill(now_ns);
+        let produced = self.page.load_u32(OUT_PROD);
+        let consumed = self.page.load_u32(OUT_CONS);
+        let waiting = produced.wrapping_sub(consumed);
+        if waiting > OUTPUT_LEN {
+            self.page.store_u32(OUT_CONS, produced);
+            return Pumped { is_wild: true, ..Pumped::default() };
+        }
+        let mut bytes = [0; OUTPUT_LEN as usize];
+        let bytes = &mut bytes[..waiting as usize];
+        let at = (consumed % OUTPUT_LEN) as usize;
+        let (first, second) = bytes.split_at_mut((OUTPUT_LEN as usize - at).min(waiting as usize));
+        self.page.read(OUTPUT + at, first);
+        self.page.read(OUTPUT, second);
+        self.page.store_u32(OUT_CONS, produced);
+
+        let kept = u64::from(waiting).min(self.allowance);
+        self.allowance -= kept;
+        let dropped = waiting - kept as u32;
+        if self.dropped > 0 && kept > 0 {
+            let note = alloc::format!("[{} bytes dropped: too much output]", self.dropped);
+            line(note.as_bytes());
+            self.dropped = 0;
+        }
+        self.dropped += u64::from(dropped);
+        for byte in &bytes[..kept as usize] {
+            self.take(*byte, &mut line);
+        }
+        Pumped { taken: waiting, dropped, is_wild: false }
+    }
+
+    fn take(&mut self, byte: u8, line: &mut impl FnMut(&[u8])) {
+        let ends = byte == b'\n' || self.line.len() == MAX_LINE;
+        if ends {
+            line(&self.line);
+            self.line.clear();
+        }
+        if byte != b'\n' && byte != b'\r' {
+            self.line.push(byte);
+        }
+    }
+
+    /// An unfinished line, for whoever looks at the console now: a prompt, last words.
+    pub fn flush(&mut self, mut line: impl FnMut(&[u8])) {
+        if !self.line.is_empty() {
+            line(&self.line);
+            self.line.clear();
+        }
+    }
+
+    fn refill(&mut self, now_ns: u64) {
+        let passed_ns = now_ns.saturating_sub(self.refilled_ns);
+        let earned = u128::from(passed_ns) * u128::from(PER_SECOND) / 1_000_000_000;
+        if earned > 0 {
+            self.allowance = BURST.min(self.allowance.saturating_add(earned as u64));
+            self.refilled_ns = now_ns;
+        }
+    }
+
+    /// Types bytes into the guest; returns how many it had room for. Notify the guest afterwards.
+    pub fn input(&mut self, bytes: &[u8]) -> usize {
+        let produced = self.page.load_u32(IN_PROD);
+        let waiting = produced.wrapping_sub(self.page.load_u32(IN_CONS));
+        let room = INPUT_LEN.saturating_sub(waiting) as usize;
+        let count = room.min(bytes.len());
+        let at = (produced % INPUT_LEN) as usize;
+        let (first, second) = bytes[..count].split_at(count.min(INPUT_LEN as usize - at));
+        self.page.write(at, first);
+        self.page.write(0, second);
+        self.page.store_u32(IN_PROD, produced.wrapping_add(count as u32));
+        count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fabric::HeapMemory;
+    use proptest::prelude::*;
+
+    struct Guest {
+        page: HeapMemory,
+    }
+
+    impl Guest {
+        fn print(&self, bytes: &[u8]) {
+            let produced = self.page.load_u32(OUT_PROD);
+            for (count, byte) in (0..).zip(bytes) {
+                let at = produced.wrapping_add(count) % OUTPUT_LEN;
+                self.page.write(OUTPUT + at as usize, &[*byte]);
+            }
+            self.page.store_u32(OUT_PROD, produced.wrapping_add(bytes.len() as u32));
+        }
+    }
+
+    fn console() -> (Guest, Console<HeapMemory>) {
+        let page = HeapMemory::new(4096);
+        (Guest { page: page.clone() }, Console::new(page, 0))
+    }
+
+    fn pump(console: &mut Console<HeapMemory>, now_ns: u64) -> (Pumped, Vec<String>) {
+        let mut lines = Vec::new();
+        let pumped =
+            console.pump(now_ns, |line| lines.push(String::from_utf8_lossy(line).into_owned()));
+        (pumped, lines)
+    }
+
+    #[test]
+    fn lines_are_put_together() {
+        let (guest, mut console) = console();
+        guest.print(b"hel");
+        assert_eq!(pump(&mut console, 0).1, Vec::<String>::new());
+        guest.print(b"lo\r\nwor");
+        assert_eq!(pump(&mut console, 0).1, ["hello"]);
+        let mut rest = Vec::new();
+        console.flush(|line| rest.extend_from_slice(line));
+        assert_eq!(rest, b"wor");
+        guest.print(&[b'x'; MAX_LINE + 1]);
+        guest.print(b"\n");
+        assert_eq!(pump(&mut console, 0).1, ["x".repeat(MAX_LINE), "x".into()]);
+    }
+
+    #[test]
+    fn indices_wrap_and_wild_ones_cost_only_their_guest() {
+        let (guest, mut console) = console();
+        for index in [OUT_PROD, OUT_CONS] {
+            guest.page.store_u32(index, u32::MAX - 2);
+        }
+        guest.print(b"around\n");
+        assert_eq!(pump(&mut console, 0).1, ["around"]);
+        guest.page.store_u32(OUT_PROD, 1 << 20);
+        let (pumped, lines) = pump(&mut console, 0);
+        assert!(pumped.is_wild && lines.is_empty());
+        guest.print(b"again\n");
+        assert_eq!(pump(&mut console, 0).1, ["again"]);
+    }
+
+    #[test]
+    fn a_flood_is_cut_and_counted() {
+        let (guest, mut console) = console();
+        let (mut kept, mut dropped) = (0, 0);
+        for _ in 0..100 {
+            guest.print(&[b'y'; 2047]);
+            guest.print(b"\n");
+            let (pumped, lines) = pump(&mut console, 0);
+            kept += lines.iter().map(String::len).sum::<usize>();
+            dropped += u64::from(pumped.dropped);
+        }
+        assert_eq!(dropped, 100 * 2048 - BURST);
+        assert!(kept as u64 <= BURST);
+        guest.print(b"later\n");
+        let (_, lines) = pump(&mut console, 1_000_000_000);
+        assert_eq!(lines[0], format!("[{dropped} bytes dropped: too much output]"));
+        assert!(lines.last().unwrap().ends_with("later"));
+    }
+
+    #[test]
+    fn typed_bytes_fit_the_ring() {
+        let (guest, mut console) = console();
+        assert_eq!(console.input(&[b'k'; 2000]), 1024);
+        assert_eq!(console.input(b"more"), 0);
+        guest.page.store_u32(IN_CONS, 1020);
+        assert_eq!(console.input(b"key"), 3);
+        let mut typed = [0; 3];
+        guest.page.read(0, &mut typed);
+        assert_eq!(&typed, b"key");
+        guest.page.store_u32(IN_CONS, 77777);
+        assert_eq!(console.input(b"x"), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn no_page_harms_us(words in proptest::collection::vec(any::<u32>(), 1024)) {
+            let page = HeapMemory::new(4096);
+            for (index, word) in words.iter().enumerate() {
+                page.store_u32(index * 4, *word);
+            }
+            let mut console = Console::new(page, 0);
+            let (pumped, lines) = pump(&mut console, 5);
+            prop_assert!(pumped.taken <= 2048);
+            prop_assert!(lines.iter().map(String::len).max().unwrap_or(0) <= 3 * MAX_LINE);
+            prop_assert!(console.input(&[1; 3000]) <= 1024);
+        }
+    }
+}
