@@ -138,10 +138,13 @@ extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
     console::open();
     share_page(info.shared_info);
     traps::open();
-    upcall::open();
     if life == Life::First {
         hypervisor::event_words().reset();
+    } else {
+        traps::flush();
     }
+    traps::own();
+    upcall::open();
     guard_pages();
     if let Err(error) = window::open() {
         failure::fail(format_args!("no window for mappings: {error}"));

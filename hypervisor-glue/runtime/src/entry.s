@@ -63,9 +63,24 @@ pvh_l2:
     .skip 16384
 
 # ---- PV entry: rsi = start_info, rdx = rung ------------------------------------------------
+.section .bss.start, "aw", @nobits
+    .balign 8
+saved_start_info:
+    .skip 8
+saved_rung:
+    .skip 8
+# 1: a life begins; a trap now belongs to the former life, begin again. 2: begun again. 0: begun.
+.global ppvmm_beginning
+ppvmm_beginning:
+    .skip 8
+
 .section .text.entry, "ax"
 .global _start_pv
 _start_pv:
+    mov [rip + saved_start_info], rsi
+    mov [rip + saved_rung], rdx
+    mov qword ptr [rip + ppvmm_beginning], 1
+start_saved:
     cld
     # A later life may begin with upcalls enabled: mask them before anything else. In a first
     # life they are masked, and this byte belongs to a page of zeros.
@@ -79,6 +94,14 @@ _start_pv:
     mov rsi, rdx
     call ppvmm_pv_entry
     ud2
+
+# A trap that Xen could not deliver to the former life, because its stack was unusable, stays with
+# the vCPU, and reaches the next one.
+trap_of_former_life:
+    mov qword ptr [rip + ppvmm_beginning], 2
+    mov rsi, [rip + saved_start_info]
+    mov rdx, [rip + saved_rung]
+    jmp start_saved
 
 # rdi = function, rsi = its argument: calls it on an empty stack.
 .global ppvmm_fresh_stack
@@ -199,6 +222,17 @@ bare_trap_\vector:
 .endr
 
 trap_common:
+    # Stack, upwards: vector, error, rip. The first instructions still have their registers.
+    push rax
+    lea rax, [rip + _start_pv]
+    cmp rax, [rsp + 24]
+    ja 1f
+    lea rax, [rip + start_saved]
+    cmp rax, [rsp + 24]
+    ja _start_pv
+1:  pop rax
+    cmp qword ptr [rip + ppvmm_beginning], 1
+    je trap_of_former_life
     push r15
     push r14
     push r13

@@ -59,9 +59,22 @@ pub(crate) fn machine_frame(address: u64) -> u64 {
 
 /// Where this domain sees its own table in machine frame `frame`.
 fn table_address(frame: u64) -> *const u64 {
-    // SAFETY: Xen maps its table read-only for every PV kernel; `frame` is one of ours.
-    let page = unsafe { ((MACHINE_TO_PHYSICAL + frame * 8) as *const u64).read_volatile() };
-    (page * PAGE_SIZE as u64) as *const u64
+    let facts = facts::get();
+    let first = facts.top_table / PAGE_SIZE as u64;
+    let made = (first..first + facts.tables)
+        .find(|page| machine_frame(page * PAGE_SIZE as u64) == frame)
+        // One that was made later, out of another page of ours.
+        .unwrap_or_else(|| {
+            // SAFETY: Xen maps its table read-only for every PV kernel; `frame` is one of ours.
+            unsafe { ((MACHINE_TO_PHYSICAL + frame * 8) as *const u64).read_volatile() }
+        });
+    (made * PAGE_SIZE as u64) as *const u64
+}
+
+/// Where this domain can read the lowest table that maps `address`.
+pub(crate) fn lowest_table(address: u64) -> Option<*const u64> {
+    let upper = entry(address, 2)?;
+    upper.present().then(|| table_address((upper.value & FRAME_MASK) >> 12))
 }
 
 /// The entry for `address` at `level` (4 is the top, 1 maps pages), when the tables above exist.

@@ -6,6 +6,7 @@ mod real {
 
     unsafe extern "C" {
         pub(crate) static mut ppvmm_shared_info: [u8; 4096];
+        pub(crate) static mut ppvmm_beginning: u64;
         pub(crate) static ppvmm_stack_guard: [u8; 4096];
         pub(crate) static ppvmm_pv_traps: [u64; 32];
         pub(crate) static ppvmm_bare_traps: [u64; 32];
@@ -29,6 +30,7 @@ mod real {
 #[allow(non_upper_case_globals, reason = "named as in entry.s")]
 mod real {
     pub(crate) static mut ppvmm_shared_info: [u8; 4096] = [0; 4096];
+    pub(crate) static mut ppvmm_beginning: u64 = 0;
     pub(crate) static ppvmm_stack_guard: [u8; 4096] = [0; 4096];
     pub(crate) static ppvmm_pv_traps: [u64; 32] = [0; 32];
     pub(crate) static ppvmm_bare_traps: [u64; 32] = [0; 32];

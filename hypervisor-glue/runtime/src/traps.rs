@@ -1,5 +1,6 @@
 //! Exceptions of this domain's own code: each ends the life it happens in.
 
+use core::arch::asm;
 use core::cell::{Cell, UnsafeCell};
 use core::fmt::Write;
 
@@ -8,7 +9,7 @@ use abi::layout::{FLAT_KERNEL_CS, TrapInfo};
 
 use crate::cell::OneCpu;
 use crate::console::{self, Console};
-use crate::symbols::{ppvmm_fresh_stack, ppvmm_pv_traps};
+use crate::symbols::{ppvmm_beginning, ppvmm_fresh_stack, ppvmm_pv_traps};
 use crate::{failure, shared_info};
 
 /// What `entry.s` leaves on the stack.
@@ -71,6 +72,26 @@ pub(crate) fn open() {
         let result = hypercall(Call::SetTrapTable, [TABLE.get() as u64, 0, 0, 0, 0]);
         assert_eq!(result, 0, "Xen accepts a table of handlers in our half of the address space");
     }
+}
+
+/// Provokes a trap at the beginning of a later life, so that one which Xen could not deliver to the
+/// former life (its stack was unusable) does not come later and look like ours: the entry begins
+/// again after it, once.
+pub(crate) fn flush() {
+    /// The entry waits for a trap of the former life.
+    const WAITING: u64 = 1;
+    // SAFETY: One vCPU; entry.s handles the breakpoint by beginning again, as if nothing had been.
+    unsafe {
+        if (&raw const ppvmm_beginning).read_volatile() == WAITING {
+            asm!("int3");
+        }
+    }
+}
+
+/// From now on every trap is this life's own.
+pub(crate) fn own() {
+    // SAFETY: One vCPU.
+    unsafe { (&raw mut ppvmm_beginning).write_volatile(0) }
 }
 
 /// The next trap with this vector is wanted.

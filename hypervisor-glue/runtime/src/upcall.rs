@@ -9,6 +9,7 @@ use abi::hypercall::{Call, hypercall};
 
 use crate::cell::OneCpu;
 use crate::events::EventWords;
+use crate::hypervisor::event_words;
 use crate::shared_info;
 use crate::symbols::{ppvmm_block, ppvmm_failsafe, ppvmm_upcall};
 
@@ -39,7 +40,9 @@ pub(crate) fn block(words: &EventWords<'_>) {
     unsafe { ppvmm_block() }
 }
 
-/// A hypercall with upcalls enabled; `during` runs whenever an event arrives in the middle.
+/// A hypercall with upcalls enabled; `during` runs whenever an event arrives in the middle, and
+/// first if one is pending already. It must take all events: one that it leaves keeps Xen from
+/// announcing later ones.
 ///
 /// # Safety
 /// As for [`hypercall`]; also, `during` must not touch what is passed to Xen.
@@ -50,6 +53,11 @@ pub(crate) unsafe fn long(call: Call, arguments: [u64; 5], during: &mut dyn FnMu
     // (or, after a failure, by `open`, before any upcall can come).
     let during: *mut (dyn FnMut() + 'static) = unsafe { core::mem::transmute(during) };
     DURING.set(Some(during));
+    if event_words().any() {
+        // Xen raises an upcall when a selector bit becomes set: for events that are pending
+        // already we ask for it ourselves.
+        shared_info::upcall_pending().store(1, Ordering::SeqCst);
+    }
     let result: i64;
     // SAFETY: As in `hypercall`; upcalls come between the two stores only. Their handler keeps
     // all registers and runs `during` on this stack, which no option here forbids.

@@ -1,6 +1,7 @@
 //! The address range where memory of others is mapped, and which of its pages are taken.
 
 use core::cell::Cell;
+use core::ptr;
 
 use abi::layout::MmuUpdate;
 use abi::{DomId, PAGE_SIZE, XenError};
@@ -71,12 +72,14 @@ struct Place {
     /// First slot for mappings; those below belong to the fabric.
     low: usize,
     high: usize,
-    /// Machine address of each lowest table.
-    tables: [u64; MAX_SLOTS / PER_TABLE],
+    /// Each lowest table: its machine address, and where it can be read.
+    tables: [(u64, *const u64); MAX_SLOTS / PER_TABLE],
 }
 
 static PLACE: OneCpu<Cell<Place>> =
-    OneCpu::new(Cell::new(Place { base: 0, low: 0, high: 0, tables: [0; 8] }));
+    OneCpu::new(Cell::new(Place { base: 0, low: 0, high: 0, tables: NO_TABLES }));
+const NO_TABLES: [(u64, *const u64); MAX_SLOTS / PER_TABLE] =
+    [(0, ptr::null()); MAX_SLOTS / PER_TABLE];
 static SLOTS: OneCpu<Slots> = OneCpu::new(Slots::new());
 
 #[repr(C, align(4096))]
@@ -96,10 +99,12 @@ pub(crate) fn open() -> Result<(), XenError> {
     } else {
         (OWN_WINDOW, 0, OWN_TABLES * PER_TABLE)
     };
-    let mut tables = [0; MAX_SLOTS / PER_TABLE];
+    let mut tables = NO_TABLES;
     for (index, table) in tables.iter_mut().enumerate().take(high / PER_TABLE) {
         let address = base + (index * PER_TABLE * PAGE_SIZE) as u64;
-        *table = paging::entry(address, 1).ok_or(XenError::BadAddress)?.address;
+        let entry = paging::entry(address, 1).ok_or(XenError::BadAddress)?;
+        let readable = paging::lowest_table(address).ok_or(XenError::BadAddress)?;
+        *table = (entry.address, readable);
     }
     PLACE.set(Place { base, low, high, tables });
     Ok(())
@@ -138,12 +143,15 @@ pub(crate) fn address(slot: usize) -> u64 {
 
 /// Machine address of the entry that maps a slot.
 pub(crate) fn entry_address(slot: usize) -> u64 {
-    PLACE.get().tables[slot / PER_TABLE] + (slot % PER_TABLE * 8) as u64
+    PLACE.get().tables[slot / PER_TABLE].0 + (slot % PER_TABLE * 8) as u64
 }
 
 /// Whether something is mapped in a slot.
 pub(crate) fn is_mapped(slot: usize) -> bool {
-    paging::entry(address(slot), 1).is_some_and(|entry| entry.present())
+    let table = PLACE.get().tables[slot / PER_TABLE].1;
+    assert!(!table.is_null(), "slot {slot} is beyond the window");
+    // SAFETY: One of our page tables, mapped read-only; the index is below 512.
+    unsafe { table.add(slot % PER_TABLE).read_volatile() & 1 != 0 }
 }
 
 /// The slots for mappings: first, and one past the last.
