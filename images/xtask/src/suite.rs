@@ -57,11 +57,20 @@ pub const WAYS: [Way; 2] = [
     Way { cpus: 2, clock: Clock::Real, name: "real-smp2" },
 ];
 
-/// The boots; the orchestrator's own demonstration covers the whole life of the host.
+/// The boots.
 pub const BOOTS: [Boot; 1] = [Boot {
-    name: "once",
-    args: &["once"],
-    expect: &[Expect::Line("GUEST_READY up=*xenbus=yes"), Expect::Line("demo: wrote*read it back")],
+    name: "three-faults",
+    args: &["inject=unit:1,kinds:crash-undefined+crash-wild-jump+hang-loop,count:3,seed:1,\
+             gap_us:2500000,after:70"],
+    expect: &[
+        Expect::Line("GUEST_READY up=*xenbus=yes"),
+        Expect::Line("demo: wrote*read it back"),
+        Expect::Event("recovered"),
+        Expect::Event("recovered"),
+        Expect::Event("recovered"),
+        Expect::Line("demo: wrote*read it back"),
+        Expect::Type("Py"),
+    ],
     end: End::With(Outcome::Passed),
     patience_s: 180,
 }];

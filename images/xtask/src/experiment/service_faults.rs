@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use system::SYSTEM;
+use anyhow::{Result, bail};
 
 use super::Options;
+use crate::faults::{self, Fault, Plan};
 use crate::guest::variant;
 use crate::progress::Steps;
 use crate::qemu::{Clock, Machine, Record, Vm};
@@ -53,7 +53,9 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
     let work = format!("script:--seed,{},--seconds,{seconds},--event-limit-s,2", options.seed);
     let mut machine = Machine::host("experiment-service-faults", Clock::Virtual);
     machine.archive = Some(variant::archive("service-faults", &work)?);
-    machine.orchestrator_args = vec![plan(options.seed, runs)?];
+    let kinds = KINDS.to_vec();
+    let plan = Plan { kinds, count: runs, seed: options.seed, gap_us: GAP_US, after: AFTER };
+    machine.orchestrator_args = vec![plan.word()?];
     let limit = Duration::from_secs(120 + seconds * HOST_SECONDS_PER_SECOND);
     let steps = Steps::new("experiment");
     let mut records = Vec::new();
@@ -67,16 +69,6 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
         Ok(format!("{} records", records.len()))
     })?;
     judge(options.seed, runs, &records)
-}
-
-/// The orchestrator's word that asks for the faults.
-fn plan(seed: u64, runs: u64) -> Result<String> {
-    let unit = SYSTEM.units.iter().find(|unit| unit.name == UNIT);
-    let domid = unit.with_context(|| format!("the description has no unit {UNIT}"))?.domid;
-    let kinds = KINDS.join("+");
-    Ok(format!(
-        "inject=unit:{domid},kinds:{kinds},count:{runs},seed:{seed},gap_us:{GAP_US},after:{AFTER}"
-    ))
 }
 
 /// Turns the console's records into samples and holds them to the promises.
@@ -108,35 +100,19 @@ fn judge(seed: u64, runs: u64, records: &[Record]) -> Result<Report> {
     Ok(report)
 }
 
-/// Pairs each injected fault with the recoveries up to the next one.
+/// Each injected fault with what became of it.
 fn samples(records: &[Record]) -> Vec<Sample> {
-    let own: Vec<&Record> = records.iter().filter(|r| r.source.is_empty()).collect();
-    let injected: Vec<&&Record> = own.iter().filter(|r| r.is("injected")).collect();
-    let mut out = Vec::new();
-    for (index, fault) in injected.iter().enumerate() {
-        let at = fault.number("at").unwrap_or(0);
-        let next = injected.get(index + 1).and_then(|r| r.number("at")).unwrap_or(u64::MAX);
-        let recoveries: Vec<&&Record> = own
-            .iter()
-            .filter(|r| r.is("recovered") && r.text("unit") == Some(UNIT))
-            .filter(|r| r.number("detected").is_some_and(|t| (at..next).contains(&t)))
-            .collect();
-        let first = recoveries.first().and_then(|r| r.number("detected"));
-        let last = recoveries.last();
-        let repaired = last.and_then(|r| r.number("repaired")).filter(|t| *t > at);
-        out.push(Sample {
-            kind: fault.text("kind").unwrap_or("unknown").to_owned(),
-            target: UNIT.to_owned(),
-            at,
-            detected: first,
-            repaired,
-            rung: last.and_then(|r| r.number("rung")),
-            lost: 0,
-            repeated: 0,
-            ok: repaired.is_some(),
-        });
-    }
-    out
+    let sample = |fault: Fault| Sample {
+        ok: fault.repaired.is_some(),
+        kind: fault.kind,
+        target: UNIT.to_owned(),
+        at: fault.at,
+        detected: fault.detected,
+        repaired: fault.repaired,
+        rung: fault.rung,
+        ..Sample::default()
+    };
+    faults::collect(records, UNIT).into_iter().map(sample).collect()
 }
 
 fn promises(report: &Report) -> Vec<Promise> {

@@ -1,0 +1,150 @@
+//! What to break and when: the word on the orchestrator's command line that asks its injector for
+//! faults, and the console's records of them.
+
+use anyhow::{Context, Result};
+use system::{Role, SYSTEM};
+
+use crate::qemu::Record;
+
+/// Faults to be injected into one unit, from outside.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Kinds, in turn.
+    pub kinds: Vec<&'static str>,
+    /// How many.
+    pub count: u64,
+    /// Seed of the instants.
+    pub seed: u64,
+    /// Mean time between two, in microseconds.
+    pub gap_us: u64,
+    /// Pieces of work that the unit is handed before the first.
+    pub after: u64,
+}
+
+impl Plan {
+    /// The word that asks for these faults in the XenStore.
+    pub fn word(&self) -> Result<String> {
+        let unit = SYSTEM.with_role(Role::XenStore).context("the description has no XenStore")?;
+        let Plan { kinds, count, seed, gap_us, after } = self;
+        Ok(format!(
+            "inject=unit:{},kinds:{},count:{count},seed:{seed},gap_us:{gap_us},after:{after}",
+            SYSTEM.units[unit].domid,
+            kinds.join("+"),
+        ))
+    }
+}
+
+/// One fault and what became of it, as the console tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Its kind.
+    pub kind: String,
+    /// When it took effect (Xen's time in nanoseconds, like all others here).
+    pub at: u64,
+    /// When the watcher had first decided.
+    pub detected: Option<u64>,
+    /// When a client had its first answer after the last recovery.
+    pub repaired: Option<u64>,
+    /// The rung of the last recovery.
+    pub rung: Option<u64>,
+}
+
+impl Fault {
+    /// The fault that this record tells of, if it is the orchestrator's own.
+    pub fn injected(record: &Record) -> Option<Fault> {
+        if !record.source.is_empty() || !record.is("injected") {
+            return None;
+        }
+        let kind = record.text("kind")?.to_owned();
+        Some(Fault { kind, at: record.number("at")?, detected: None, repaired: None, rung: None })
+    }
+
+    /// Notes a recovery of the unit, if the record tells of one after this fault.
+    pub fn note(&mut self, record: &Record, unit: &str) -> bool {
+        let is_ours = record.source.is_empty() && record.is("recovered");
+        let detected = record.number("detected").filter(|detected| *detected >= self.at);
+        if !is_ours || record.text("unit") != Some(unit) || detected.is_none() {
+            return false;
+        }
+        self.detected = self.detected.or(detected);
+        self.repaired = record.number("repaired").filter(|repaired| *repaired > self.at);
+        self.rung = record.number("rung");
+        true
+    }
+}
+
+/// Every fault of these records with its recoveries: those up to the next fault.
+pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
+    let mut out: Vec<Fault> = records.iter().filter_map(Fault::injected).collect();
+    out.sort_by_key(|fault| fault.at);
+    for record in records {
+        let Some(detected) = record.number("detected") else { continue };
+        // A record is printed when there is time for it, perhaps after the next fault's.
+        let owner = out.iter_mut().rev().find(|fault| fault.at <= detected);
+        if let Some(fault) = owner {
+            fault.note(record, unit);
+        }
+    }
+    out
+}
+
+/// The name of a rung of the ladder.
+pub fn rung_name(rung: u64) -> &'static str {
+    match rung {
+        1 => "microreset",
+        2 => "microreboot",
+        3 => "rebuild",
+        4 => "global restart",
+        _ => "unknown rung",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+    use std::time::Duration;
+
+    fn record(source: &str, value: Value) -> Record {
+        Record { at: Duration::ZERO, source: source.into(), value }
+    }
+
+    fn recovered(source: &str, rung: u64, detected: u64, repaired: u64) -> Record {
+        let value = json!({
+            "event": "recovered", "unit": "u", "rung": rung, "detected": detected,
+            "repaired": repaired,
+        });
+        record(source, value)
+    }
+
+    #[test]
+    fn recoveries_belong_to_the_fault_before_them_and_a_guest_tells_none() {
+        let fault = |kind: &str, at: u64| {
+            record("", json!({ "event": "injected", "kind": kind, "at": at }))
+        };
+        let records = [
+            fault("crash-undefined", 100),
+            fault("hang-loop", 500),
+            recovered("", 1, 130, 190),
+            recovered("(g16)", 3, 101, 102),
+            recovered("", 1, 700, 0),
+            recovered("", 2, 900, 990),
+        ];
+        let all = collect(&records, "u");
+        assert_eq!(all.len(), 2);
+        let told = |f: &Fault| (f.detected, f.repaired, f.rung);
+        assert_eq!(told(&all[0]), (Some(130), Some(190), Some(1)));
+        assert_eq!(told(&all[1]), (Some(700), Some(990), Some(2)));
+        assert_eq!(collect(&records, "other")[0].detected, None);
+    }
+
+    #[test]
+    fn the_word_is_what_the_orchestrator_reads() {
+        let kinds = vec!["crash-undefined", "hang-loop"];
+        let plan = Plan { kinds, count: 3, seed: 7, gap_us: 1000, after: 50 };
+        assert_eq!(
+            plan.word().unwrap(),
+            "inject=unit:1,kinds:crash-undefined+hang-loop,count:3,seed:7,gap_us:1000,after:50"
+        );
+    }
+}

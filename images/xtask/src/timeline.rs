@@ -1,0 +1,143 @@
+//! The console as a story: which lines a person wants to see, and faults in one line each.
+
+use crate::faults::{Fault, rung_name};
+use crate::qemu::{Line, Record};
+use crate::report::table::time;
+
+/// Words that make a line of Xen's own worth showing.
+const ALARMS: [&str; 6] = ["panic", "fatal", "error", "crash", "bug", "not found"];
+
+/// What the guest's demonstration says when an answer was right, and when it was not.
+const RIGHT: &str = "read it back";
+const WRONG: &str = "WRONG";
+
+/// What has happened so far.
+pub struct Timeline {
+    verbose: bool,
+    unit: &'static str,
+    open: Option<Fault>,
+    /// Faults that were injected.
+    pub faults: u64,
+    /// Faults after which the unit served again and the guest got a right answer.
+    pub survived: u64,
+    /// Right answers in the guest.
+    pub right: u64,
+    /// Wrong answers in the guest.
+    pub wrong: u64,
+    /// Right answers since the last fault.
+    pub right_since: u64,
+}
+
+impl Timeline {
+    /// A story about faults in `unit`; a verbose one leaves nothing out.
+    pub fn new(verbose: bool, unit: &'static str) -> Timeline {
+        let open = None;
+        Timeline { verbose, unit, open, faults: 0, survived: 0, right: 0, wrong: 0, right_since: 0 }
+    }
+
+    /// What to show for this line.
+    pub fn tell(&mut self, line: &Line) -> Vec<String> {
+        let mut out = Vec::new();
+        if self.verbose || self.is_worth_showing(&line.text) {
+            out.push(line.text.clone());
+        }
+        if let Some(record) = line.record() {
+            out.extend(self.record(&record));
+        } else {
+            out.extend(self.answer(&line.text));
+        }
+        out
+    }
+
+    fn is_worth_showing(&self, text: &str) -> bool {
+        if text.starts_with("(XEN)") {
+            let lower = text.to_lowercase();
+            return text.contains("Xen version") || ALARMS.iter().any(|word| lower.contains(word));
+        }
+        !text.contains("@{") && !text.trim().is_empty() && !is_banner(text)
+    }
+
+    fn record(&mut self, record: &Record) -> Option<String> {
+        if let Some(fault) = Fault::injected(record) {
+            self.faults += 1;
+            self.right_since = 0;
+            let text = format!(">>> fault {}: {} in {}", self.faults, fault.kind, self.unit);
+            self.open = Some(fault);
+            return Some(text);
+        }
+        let fault = self.open.as_mut()?;
+        if !fault.note(record, self.unit) {
+            return None;
+        }
+        let since = |instant: Option<u64>| time(instant.and_then(|t| t.checked_sub(fault.at)));
+        Some(format!(
+            ">>> fault {}: detected after {}, repaired after {} by {}",
+            self.faults,
+            since(fault.detected),
+            since(fault.repaired),
+            fault.rung.map_or("nothing", rung_name),
+        ))
+    }
+
+    fn answer(&mut self, text: &str) -> Option<String> {
+        if text.contains(WRONG) {
+            self.wrong += 1;
+            return None;
+        }
+        if !text.contains(RIGHT) {
+            return None;
+        }
+        self.right += 1;
+        self.right_since += 1;
+        let is_repaired = self.open.as_ref().is_some_and(|fault| fault.rung.is_some());
+        if !is_repaired {
+            return None;
+        }
+        self.open = None;
+        self.survived += 1;
+        let lost = if self.wrong == 0 { "nothing lost" } else { "answers were WRONG" };
+        Some(format!(">>> fault {}: the guest goes on, {lost}", self.faults))
+    }
+}
+
+/// Xen draws its name and version with these characters.
+fn is_banner(text: &str) -> bool {
+    !text.is_empty() && text.chars().all(|c| " \\/_|()'.,-0123456789+gdebu~".contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn tell(timeline: &mut Timeline, text: &str) -> Vec<String> {
+        timeline.tell(&Line { at: Duration::ZERO, text: text.into() })
+    }
+
+    #[test]
+    fn a_fault_is_told_in_three_lines() {
+        let mut t = Timeline::new(false, "u");
+        let injected = r#"@{"event":"injected","kind":"crash-undefined","at":1000}"#;
+        assert_eq!(tell(&mut t, injected), [">>> fault 1: crash-undefined in u"]);
+        assert_eq!(tell(&mut t, "(g16) demo: wrote 3, read it back").len(), 1);
+        let recovered =
+            r#"@{"event":"recovered","unit":"u","rung":1,"detected":9700,"repaired":46000}"#;
+        assert_eq!(
+            tell(&mut t, recovered),
+            [">>> fault 1: detected after 8700 ns, repaired after 45.0 us by microreset"]
+        );
+        let lines = tell(&mut t, "(g16) demo: wrote 4, read it back");
+        assert_eq!(lines[1], ">>> fault 1: the guest goes on, nothing lost");
+        assert_eq!((t.faults, t.survived, t.right, t.right_since), (1, 1, 2, 2));
+    }
+
+    #[test]
+    fn xens_chatter_is_left_out_and_its_alarms_are_not() {
+        let mut t = Timeline::new(false, "u");
+        assert!(tell(&mut t, "(XEN) Initializing CPU#0").is_empty());
+        assert!(tell(&mut t, "  |_|  \\_\\").is_empty());
+        assert_eq!(tell(&mut t, "(XEN) Panic on CPU 0:").len(), 1);
+        assert_eq!(tell(&mut t, "[     1.234] xenstore-uk (d1) serves").len(), 1);
+        assert_eq!(tell(&mut Timeline::new(true, "u"), "(XEN) Initializing CPU#0").len(), 1);
+    }
+}
