@@ -42,3 +42,37 @@ impl Journal {
         (journal.guests.len() == guests).then_some(journal)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::Then;
+
+    #[test]
+    fn the_golden_vector_of_the_page_is_what_is_written() {
+        const PAGE: &str = include_str!("../../FORMATS.md");
+        let phases = [
+            (Phase::Wanted, 0),
+            (Phase::Creating(16), 0),
+            (Phase::Running(300), 2),
+            (Phase::Destroying(17, Then::Create), 0),
+            (Phase::Ended, 0),
+        ];
+        let guests = phases.map(|(phase, restarts)| Entry { phase, restarts }).to_vec();
+        let journal = Journal { next_domid: 18, guests };
+        let bytes = journal.encode();
+        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        let (_, block) = PAGE.split_once("```golden journal\n").expect("the block is there");
+        let vector = block.lines().next().and_then(|line| line.rsplit(' ').next());
+        assert_eq!(vector, Some(hex.as_str()));
+        assert_eq!(Journal::decode(&bytes, 5), Some(journal));
+        assert_eq!(Journal::decode(&bytes, 4), None);
+    }
+
+    #[test]
+    fn the_longest_journal_fits() {
+        let longest = Entry { phase: Phase::Destroying(u16::MAX, Then::End), restarts: u32::MAX };
+        let journal = Journal { next_domid: u16::MAX, guests: alloc::vec![longest; 63] };
+        assert!(journal.encode().len() <= MAX_JOURNAL);
+    }
+}

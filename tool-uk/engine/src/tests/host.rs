@@ -208,36 +208,41 @@ impl Host {
                 guest.state = GuestState::Running;
                 guest.has_run = true;
             }
-            Operation::Destroy { guest } => {
-                let mapped = self.introduced.contains_key(&guest.0)
-                    || self.attached.contains(&guest.0)
-                    || self.held.contains(&guest.0);
-                if let Some(dying) = self.domains.get_mut(&guest.0) {
-                    dying.state = GuestState::Dying;
-                    if mapped {
-                        return Err(Failure::StillMapped);
-                    }
-                    self.domains.remove(&guest.0);
-                }
-            }
-            Operation::List { from } => {
-                let status = |(domid, guest): (&u16, &Guest)| GuestStatus {
-                    guest: GuestId(*domid),
-                    state: guest.state,
-                    pages: guest.pages,
-                    cpu_time_ns: 0,
-                };
-                // One at a time, so that going on is tried, too.
-                let mut all = self.domains.range(from.0..).map(status);
-                let guests = all.by_ref().take(1).collect();
-                let more = all.next().is_some();
-                return Ok(Outcome::Guests { guests, more });
-            }
+            Operation::Destroy { guest } => self.destroy(guest)?,
+            Operation::List { from } => return Ok(self.list(from)),
             ref other => {
                 self.guest(other.guest().expect("about a guest"))?;
             }
         }
         Ok(Outcome::Done)
+    }
+
+    fn destroy(&mut self, guest: GuestId) -> Result<(), Failure> {
+        let mapped = self.introduced.contains_key(&guest.0)
+            || self.attached.contains(&guest.0)
+            || self.held.contains(&guest.0);
+        if let Some(dying) = self.domains.get_mut(&guest.0) {
+            dying.state = GuestState::Dying;
+            if mapped {
+                return Err(Failure::StillMapped);
+            }
+            self.domains.remove(&guest.0);
+        }
+        Ok(())
+    }
+
+    /// Guests from a number on, one at a time, so that going on is tried, too.
+    fn list(&self, from: GuestId) -> Outcome<'_> {
+        let status = |(domid, guest): (&u16, &Guest)| GuestStatus {
+            guest: GuestId(*domid),
+            state: guest.state,
+            pages: guest.pages,
+            cpu_time_ns: 0,
+        };
+        let mut all = self.domains.range(from.0..).map(status);
+        let guests = all.by_ref().take(1).collect();
+        let more = all.next().is_some();
+        Outcome::Guests { guests, more }
     }
 
     fn store(&mut self, message: &[u8]) -> Vec<u8> {
