@@ -12,6 +12,7 @@ pub mod guest;
 pub mod image;
 pub mod packages;
 pub mod paths;
+pub mod peer;
 pub mod process;
 pub mod progress;
 pub mod qemu;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, image, run as host, setup, test};
+use xtask::{as, build, check, experiment, host, image, peer, run, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -27,6 +27,8 @@ enum Verb {
     },
     /// Make the bootable ISO image, for BIOS and UEFI.
     Image(image::Options),
+    /// Make a classic Debian dom0 host to compare with; run our unikernels on it by stock xl.
+    Peer(peer::Options),
     /// Boot the host in QEMU and show what it does.
     Run(host::Options),
     /// Check formatting, lints, documentation and the rules of the tidy test.
@@ -53,6 +55,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Build { features } => build::run(&build::Options { features }),
         Verb::Image(options) => image::run(&options),
         Verb::Run(options) => host::run(&options),
+        Verb::Peer(options) => peer::run(&options),
+        Verb::Run(options) => run::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
         Verb::Experiment(options) => experiment::run(&options),
