@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{as, build, check, experiment, host, image, peer, run, setup, test};
+use xtask::{build, check, experiment, image, peer, run as host, setup, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -54,9 +54,8 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Setup => setup::run(),
         Verb::Build { features } => build::run(&build::Options { features }),
         Verb::Image(options) => image::run(&options),
-        Verb::Run(options) => host::run(&options),
         Verb::Peer(options) => peer::run(&options),
-        Verb::Run(options) => run::run(&options),
+        Verb::Run(options) => host::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
         Verb::Experiment(options) => experiment::run(&options),

@@ -8,7 +8,7 @@ use crate::image::Firmware;
 use crate::process::Tool;
 use crate::progress::Steps;
 use crate::suite::{self, BOOTS, WAYS};
-use crate::{build, image, packages};
+use crate::{build, image, packages, peer};
 
 /// Compiling and running every host test on a slow machine.
 const HOST_LIMIT: Duration = Duration::from_secs(1200);
@@ -55,6 +55,17 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 impl Totals {
+    /// Counts one result of the on-Xen suite, and says why it failed.
+    fn note(&mut self, result: Result<String>) {
+        match result {
+            Ok(_) => self.passed += 1,
+            Err(error) => {
+                eprintln!("{error:#}");
+                self.failed += 1;
+            }
+        }
+    }
+
     fn text(&self) -> String {
         format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped)
     }
@@ -135,18 +146,14 @@ fn failures(text: &str) -> Vec<&str> {
 fn xen(steps: &Steps) -> Result<Totals> {
     build::run(&build::Options::default())?;
     let mut totals = Totals::default();
-    let mut note = |result: Result<String>| match result {
-        Ok(_) => totals.passed += 1,
-        Err(error) => {
-            eprintln!("{error:#}");
-            totals.failed += 1;
-        }
-    };
-    note(steps.step("guest without Xen", suite::guest_alone));
+    totals.note(steps.step("guest without Xen", suite::guest_alone));
     for unit in build::present()? {
         let label = format!("self-test of {}", unit.name);
-        note(steps.step(&label, || suite::self_test(unit.name)));
+        totals.note(steps.step(&label, || suite::self_test(unit.name)));
     }
+    let (passed, failed) = peer::suite(steps)?;
+    totals.passed += passed;
+    totals.failed += failed;
     if !packages::names()?.contains("orchestrator") {
         totals.skipped = BOOTS.len() * WAYS.len() + Firmware::ALL.len();
         return Ok(totals);
@@ -154,12 +161,12 @@ fn xen(steps: &Steps) -> Result<Totals> {
     for way in WAYS {
         for boot in &BOOTS {
             let label = format!("boot {} ({})", boot.name, way.name);
-            note(steps.step(&label, || suite::run(boot, way)));
+            totals.note(steps.step(&label, || suite::run(boot, way)));
         }
     }
-    let failed = image::failures(steps)?;
-    totals.passed += Firmware::ALL.len() - failed;
-    totals.failed += failed;
+    for firmware in Firmware::ALL {
+        totals.note(image::boot(steps, firmware));
+    }
     Ok(totals)
 }
 

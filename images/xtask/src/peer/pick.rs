@@ -1,4 +1,4 @@
-//! Picking files out of an unpacked Debian tree into an initial file system, each with all it needs.
+//! Picking files out of an unpacked Debian tree into an initial file system, with all they need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,6 +1,6 @@
 //! Our unikernels as ordinary guests of the classic host: stock `xl create` starts each as a PV
-//! domain, where it runs its self-test and speaks on its PV console. Power-off means passed, a crash
-//! means failed.
+//! domain, where it runs its self-test and speaks on its PV console. Power-off means passed, a
+//! crash means failed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
