@@ -23,7 +23,7 @@ pub struct Faults {
     pub loses_interrupts: bool,
     /// It does nothing any more, though its registers answer.
     pub is_stuck: bool,
-    /// Its registers read as all ones.
+    /// Its registers read as all ones, and it forgets everything: the link to it is down.
     pub is_gone: bool,
     /// Its interrupt is always raised.
     pub has_storm: bool,
@@ -135,6 +135,16 @@ enum Kind {
     Virtio(virtio::State),
 }
 
+impl Kind {
+    fn reset(&mut self, common: &mut Common) {
+        common.interrupt = false;
+        match self {
+            Self::E1000e(state) => *state = e1000e::State::default(),
+            Self::Virtio(state) => *state = virtio::State::default(),
+        }
+    }
+}
+
 /// A fake NIC; clones are the same device.
 #[derive(Clone, Debug)]
 pub struct FakeNic {
@@ -194,6 +204,7 @@ impl FakeNic {
     fn read(&self, window: Window, offset: u32) -> u32 {
         let (common, kind) = &mut *self.inner.borrow_mut();
         if common.faults.is_gone {
+            kind.reset(common);
             return u32::MAX;
         }
         match kind {
@@ -205,7 +216,7 @@ impl FakeNic {
     fn write(&self, window: Window, offset: u32, value: u32) {
         let (common, kind) = &mut *self.inner.borrow_mut();
         if common.faults.is_gone {
-            return;
+            return kind.reset(common);
         }
         match kind {
             Kind::E1000e(state) => state.write(common, offset, value),

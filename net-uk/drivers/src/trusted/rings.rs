@@ -45,6 +45,8 @@ pub struct Rings<M> {
     rings: [Ring; 2],
     /// Pages of the receive zone that were handed to the driver and not yet placed.
     lent: Vec<bool>,
+    /// For each of those pages the receive descriptor that names it.
+    placed_at: Vec<Option<u16>>,
     notify_unit: u32,
 }
 
@@ -64,7 +66,8 @@ impl<M: SharedMemory> Rings<M> {
             since: vec![0; usize::from(RING_SIZE)],
         };
         let lent = vec![false; layout.rx_pages as usize];
-        Self { format, arena, layout, bus, rings: [ring(), ring()], lent, notify_unit }
+        let placed_at = vec![None; layout.rx_pages as usize];
+        Self { format, arena, layout, bus, rings: [ring(), ring()], lent, placed_at, notify_unit }
     }
 
     /// Notes what a batch of commands hands to the driver. Each receive buffer can then be placed
@@ -82,6 +85,18 @@ impl<M: SharedMemory> Rings<M> {
     fn rx_page(&mut self, segment: Segment) -> Option<&mut bool> {
         let page = (segment.offset / PAGE).checked_sub(self.layout.rx())?;
         self.lent.get_mut(page as usize)
+    }
+
+    /// A page that is placed anew is no longer what its former descriptor is about: what lies there
+    /// was reported, or the page would not have been lent again.
+    fn forget_former_place(&mut self, segment: Segment, index: u16) {
+        let page = (segment.offset / PAGE - self.layout.rx()) as usize;
+        if let Some(former) = self.placed_at[page].replace(index) {
+            let place = &mut self.rings[RingId::Rx as usize].placed[usize::from(former)];
+            if place.is_some_and(|other| other.offset / PAGE == segment.offset / PAGE) {
+                *place = None;
+            }
+        }
     }
 
     /// The device's kind.
@@ -146,6 +161,7 @@ impl<M: SharedMemory> Rings<M> {
                 if ring == RingId::Rx {
                     let lent = self.rx_page(segment).map(core::mem::take);
                     lent.filter(|lent| *lent).ok_or(Refused::Zone(segment))?;
+                    self.forget_former_place(segment, index);
                 }
                 (raw, Some(segment))
             }
