@@ -13,6 +13,11 @@ use crate::hypervisor::event_words;
 use crate::shared_info;
 use crate::symbols::{ppvmm_block, ppvmm_failsafe, ppvmm_upcall};
 
+/// How often `during` runs for one upcall while events are left. Xen announces no event while an
+/// earlier one of the same 64 ports is left, but a storm of events must not keep the hypercall
+/// from its end either.
+const REPEATS: u32 = 8;
+
 /// What the long hypercall under way calls back. The pointee outlives the hypercall.
 static DURING: OneCpu<Cell<Option<*mut dyn FnMut()>>> = OneCpu::new(Cell::new(None));
 /// A long hypercall is under way.
@@ -41,8 +46,8 @@ pub(crate) fn block(words: &EventWords<'_>) {
 }
 
 /// A hypercall with upcalls enabled; `during` runs whenever an event arrives in the middle, and
-/// first if one is pending already. It must take all events: one that it leaves keeps Xen from
-/// announcing later ones.
+/// first if one is pending already. Events that it leaves it is called for again, at most
+/// [`REPEATS`] times in a row.
 ///
 /// # Safety
 /// As for [`hypercall`]; also, `during` must not touch what is passed to Xen.
@@ -87,9 +92,15 @@ pub(crate) unsafe fn long(call: Call, arguments: [u64; 5], during: &mut dyn FnMu
 extern "C" fn ppvmm_during() {
     shared_info::upcall_pending().store(0, Ordering::SeqCst);
     if let Some(during) = DURING.take() {
-        // SAFETY: `long` is suspended in its hypercall and holds the only other reference, which
-        // it does not use meanwhile; `take` keeps a nested call out.
-        unsafe { (*during)() };
+        let words = event_words();
+        for _ in 0..REPEATS {
+            // SAFETY: `long` is suspended in its hypercall and holds the only other reference,
+            // which it does not use meanwhile; `take` keeps a nested call out.
+            unsafe { (*during)() };
+            if !words.any() {
+                break;
+            }
+        }
         DURING.set(Some(during));
     }
 }
