@@ -39,6 +39,9 @@ pub trait Xen {
     /// Binds a virtual interrupt to a new local port.
     fn bind_virq(&self, virq: Virq) -> Result<Port, XenError>;
 
+    /// Lets events of a port in that somebody else allocated for us; it counts as pending once.
+    fn listen(&self, port: Port);
+
     /// Closes a local port.
     fn close(&self, port: Port) -> Result<(), XenError>;
 

@@ -199,7 +199,7 @@ pub const fn rung_name(rung: Rung) -> &'static str {
 }
 
 /// The last `N` epitaphs.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Epitaphs<const N: usize> {
     kept: [Option<Epitaph>; N],
     total: u64,

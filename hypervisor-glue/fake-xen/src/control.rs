@@ -256,7 +256,9 @@ impl Control for FakeXen {
         self.control(Call::AllocPortFor, owner, |domain| {
             let max_port = domain.what.max_port;
             let port = domain.ports.allocate(max_port, PortStatus::Unbound(remote));
-            port.map(Port).ok_or(XenError::NoSpace)
+            let port = port.ok_or(XenError::NoSpace)?;
+            domain.ports.mask(port);
+            Ok(Port(port))
         })
     }
 

@@ -9,6 +9,8 @@ use abi::{PortStatus, Virq};
 pub(crate) struct Ports {
     bound: BTreeMap<u32, PortStatus>,
     pending: BTreeSet<u32>,
+    /// Ports that somebody else allocated and the domain does not listen to yet: masked.
+    masked: BTreeSet<u32>,
     cursor: u32,
 }
 
@@ -18,6 +20,16 @@ impl Ports {
         let port = (1..=max_port).find(|port| !self.bound.contains_key(port))?;
         self.bound.insert(port, status);
         Some(port)
+    }
+
+    /// Masks a port that somebody else allocated, until the domain listens to it.
+    pub(crate) fn mask(&mut self, port: u32) {
+        self.masked.insert(port);
+    }
+
+    pub(crate) fn listen(&mut self, port: u32) {
+        self.masked.remove(&port);
+        self.raise(port);
     }
 
     pub(crate) fn status(&self, port: u32) -> PortStatus {
@@ -30,6 +42,7 @@ impl Ports {
 
     pub(crate) fn close(&mut self, port: u32) -> Option<PortStatus> {
         self.pending.remove(&port);
+        self.masked.remove(&port);
         self.bound.remove(&port)
     }
 
@@ -55,12 +68,14 @@ impl Ports {
     }
 
     pub(crate) fn any_pending(&self) -> bool {
-        !self.pending.is_empty()
+        self.pending.difference(&self.masked).next().is_some()
     }
 
     /// Round-robin, as the runtime does it.
     pub(crate) fn take(&mut self) -> Option<u32> {
-        let next = self.pending.range(self.cursor..).next().or(self.pending.first()).copied()?;
+        let mut ready = self.pending.difference(&self.masked).copied();
+        let first = ready.clone().next()?;
+        let next = ready.find(|port| *port >= self.cursor).unwrap_or(first);
         self.pending.remove(&next);
         self.cursor = next + 1;
         Some(next)

@@ -193,6 +193,10 @@ impl Xen for FakeXen {
         self.allocate(PortStatus::Virq(virq as u32))
     }
 
+    fn listen(&self, port: Port) {
+        self.me(|me| me.ports.listen(port.0));
+    }
+
     fn close(&self, port: Port) -> Result<(), XenError> {
         self.machine.enter(Call::Close)?;
         let status = self.me(|me| me.ports.close(port.0)).ok_or(XenError::Invalid)?;

@@ -85,7 +85,6 @@ impl EventWords<'_> {
     }
 
     /// Marks the port pending, as Xen does.
-    #[cfg(test)]
     pub(crate) fn raise(&self, port: u32) {
         let (word, bit) = ((port / 64 % 64) as usize, port % 64);
         self.pending[word].fetch_or(1 << bit, Ordering::AcqRel);

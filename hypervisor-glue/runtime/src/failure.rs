@@ -10,7 +10,7 @@ use crate::cell::OneCpu;
 use crate::console::{self, Console};
 use crate::mapping::FabricMemory;
 use crate::symbols::ppvmm_fresh_stack;
-use crate::{Hypervisor, boot, clock, facts};
+use crate::{Hypervisor, boot, clock, facts, place};
 
 /// Bytes kept of a failure's message: a panic's place and text.
 const TEXT_BYTES: usize = 240;
@@ -68,6 +68,7 @@ static FIRST_NS: OneCpu<Cell<u64>> = OneCpu::new(Cell::new(0));
 
 /// A life begins: nothing is registered.
 pub(crate) fn reset() {
+    place::begin_life();
     LAST_WORDS.set(None);
     FAILING.set(false);
 }

@@ -21,6 +21,10 @@ static INTERRUPTED: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 static SEALED: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 /// Counts how often the heap was started; 0: never.
 static GENERATION: OneCpu<Cell<u64>> = OneCpu::new(Cell::new(0));
+/// Where the heap lies.
+static RANGE: OneCpu<Cell<(u64, u64)>> = OneCpu::new(Cell::new((0, 0)));
+/// Whether this life has allocated anything.
+static USED: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 static FREE: OneCpu<Cell<usize>> = OneCpu::new(Cell::new(0));
 static SIZE: OneCpu<Cell<usize>> = OneCpu::new(Cell::new(0));
 
@@ -63,6 +67,7 @@ pub(crate) fn generation() -> u64 {
 /// Looks at what a former life left; call once at the start of a life.
 pub(crate) fn look_back() {
     INTERRUPTED.set(BUSY.get());
+    USED.set(false);
 }
 
 /// Starts the heap afresh over `[start, end)`. Everything allocated before is forgotten.
@@ -73,6 +78,7 @@ pub(crate) fn look_back() {
 pub(crate) unsafe fn start(start: u64, end: u64) {
     BUSY.set(false);
     SEALED.set(false);
+    RANGE.set((start, end));
     GENERATION.set(GENERATION.get() + 1);
     let len = end.saturating_sub(start) as usize;
     FREE.set(len);
@@ -85,6 +91,18 @@ pub(crate) unsafe fn start(start: u64, end: u64) {
         // A range too small for talc's tables leaves a heap without memory.
         let _ = (*HEAP.get()).claim(Span::from_base_size(base, len));
     }
+}
+
+/// Starts the heap afresh where it is: nothing that former lives allocated is used by this one.
+///
+/// # Panics
+/// When this life has allocated something.
+pub(crate) fn start_afresh() {
+    assert!(!USED.get(), "the heap cannot start afresh: this life uses it already");
+    let (begin, end) = RANGE.get();
+    // SAFETY: 1. The same range as before. 2. This life has allocated nothing, and reaches what
+    // former lives allocated only through survivors, which are lost by the heap's new generation.
+    unsafe { start(begin, end) }
 }
 
 /// Runs one allocator operation, marked as under way.
@@ -108,6 +126,7 @@ unsafe impl GlobalAlloc for Allocator {
         assert!(!SEALED.get(), "allocation of {} bytes after the heap was sealed", layout.size());
         // SAFETY: The layout's size is not zero (contract of `GlobalAlloc`).
         let block = marked(|talc| unsafe { talc.malloc(layout) });
+        USED.set(true);
         account(layout.size(), 0);
         block.map_or(ptr::null_mut(), NonNull::as_ptr)
     }

@@ -191,6 +191,11 @@ impl Xen for Hypervisor {
         Ok(Port(bind.port))
     }
 
+    fn listen(&self, port: Port) {
+        event_words().unmask(port.0);
+        event_words().raise(port.0);
+    }
+
     fn close(&self, port: Port) -> Result<(), XenError> {
         /// `EVTCHNOP_close`.
         const CLOSE: u64 = 3;

@@ -64,6 +64,32 @@ impl<T> Survivor<T> {
         self.present()
     }
 
+    /// As [`Survivor::recover`], for state that tells by itself whether a change was interrupted: it
+    /// is judged by `is_whole`, and changed by [`Survivor::modify`]. When it is not whole, all that
+    /// former lives left in memory is forgotten, and the heap starts afresh.
+    ///
+    /// # Panics
+    /// When this life has allocated something already.
+    pub fn recover_if(&'static self, is_whole: impl FnOnce(&T) -> bool) -> bool {
+        if !self.recover() {
+            return false;
+        }
+        let whole = self.read(is_whole);
+        if !whole {
+            heap::start_afresh();
+        }
+        whole
+    }
+
+    /// Works on state that is recovered by [`Survivor::recover_if`]: a life that ends in here leaves
+    /// it to the next one, which asks the state itself whether it is whole.
+    pub fn modify<R>(&'static self, change: impl FnOnce(&mut T) -> R) -> R {
+        let _guard = self.borrow();
+        // SAFETY: As in `with`.
+        let state = unsafe { (*self.state.get()).as_mut() }.expect("state was put in");
+        change(state)
+    }
+
     /// Works on the state. A life that ends in here leaves nothing to trust.
     ///
     /// Keep the time inside short where a crash should leave RAM state behind: read with

@@ -166,6 +166,7 @@ impl Xen for FakeXen {
     fn bind_virq(&self, _: Virq) -> Result<Port, XenError> {
         Err(XenError::Unsupported)
     }
+    fn listen(&self, _: Port) {}
     fn close(&self, _: Port) -> Result<(), XenError> {
         Err(XenError::Unsupported)
     }

@@ -1,0 +1,232 @@
+//! The host: its units, its guests' slots, its relay. Everything that must happen at once when an
+//! event arrives happens in [`Host::poll`], which the main loop calls between any two steps of
+//! longer work, and Xen in the middle of a long hypercall.
+
+use abi::{Control, DomId, Port, Virq, XenError};
+use fabric::SharedMemory;
+use fabric::domains::DomainState;
+use fabric::kick::Kick;
+use recovery::{Event, Supervisor};
+use service::ids;
+
+use crate::evidence::Kept;
+use crate::report::{Note, Notes};
+use crate::slots::{Route, Routes, Slots};
+use crate::unit::Unit;
+use crate::watch;
+
+/// Services of the system description.
+pub const UNITS: usize = system::UNITS;
+/// Events handled before the loop looks at longer work again: an event storm of one guest must not
+/// keep it from everything else.
+const MAX_EVENTS_PER_POLL: usize = 64;
+
+/// The host.
+pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
+    /// The hypervisor.
+    pub xen: &'a C,
+    /// The services, in the order of the system description.
+    pub units: [Unit<F>; UNITS],
+    /// Decides what is done about failures.
+    pub supervisor: Supervisor<UNITS>,
+    /// The guests.
+    pub slots: Slots<F>,
+    /// Where events go.
+    pub routes: Routes,
+    /// What the operator will be told.
+    pub notes: Notes,
+    /// Which unit serves XenStore now.
+    pub store: usize,
+    /// Which unit is the toolstack.
+    pub tool: usize,
+    /// What is known of each failure.
+    pub epitaphs: &'a mut Kept,
+    /// The operator typed something.
+    pub keyboard: bool,
+    /// tool-uk has sent a request.
+    pub operations_due: bool,
+    /// There is console output of guests to print.
+    pub output_due: bool,
+    /// The machine is to end, or to start again.
+    pub power: Option<api::Power>,
+    /// Our timer's present setting.
+    pub timer_at_ns: Option<u64>,
+}
+
+impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
+    /// A host with these units and slots, and nothing done yet.
+    pub fn new(
+        xen: &'a C,
+        units: [Unit<F>; UNITS],
+        slots: Slots<F>,
+        routes: Routes,
+        epitaphs: &'a mut Kept,
+    ) -> Self {
+        let role = |role| system::SYSTEM.with_role(role).expect("every host has this unit");
+        Self {
+            xen,
+            units,
+            supervisor: watch::supervisor(),
+            slots,
+            routes,
+            notes: Notes::new(),
+            store: role(system::Role::XenStore),
+            tool: role(system::Role::Tool),
+            epitaphs,
+            keyboard: false,
+            operations_due: false,
+            output_due: false,
+            power: None,
+            timer_at_ns: None,
+        }
+    }
+}
+
+impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
+    /// Handles what has happened since the last call. Never waits.
+    pub fn poll(&mut self) {
+        for _ in 0..MAX_EVENTS_PER_POLL {
+            let Some(port) = self.xen.next_event() else { break };
+            match self.routes.get(port) {
+                Route::Stray => {}
+                Route::Unit(unit) => self.take_kicks(usize::from(unit)),
+                Route::Store(slot) => self.hand(self.store, u16::from(slot)),
+                Route::Console(slot) => self.hand(self.tool, ids::console(u16::from(slot))),
+                Route::DomExc => self.scan_domains(),
+                Route::Timer => self.timer_at_ns = None,
+                Route::Keyboard => self.keyboard = true,
+            }
+        }
+        self.watch();
+        for unit in self.units.iter_mut() {
+            unit.ring_if_needed(self.xen);
+        }
+    }
+
+    /// Binds the virtual interrupts.
+    ///
+    /// # Errors
+    /// What Xen says.
+    pub fn bind_virqs(&mut self) -> Result<(), XenError> {
+        let wanted = [
+            (Virq::DomExc, Route::DomExc),
+            (Virq::Timer, Route::Timer),
+            (Virq::Console, Route::Keyboard),
+        ];
+        for (virq, route) in wanted {
+            let port = self.xen.bind_virq(virq)?;
+            self.routes.set(port, route);
+        }
+        Ok(())
+    }
+
+    /// Hands work to a unit.
+    pub fn hand(&mut self, unit: usize, id: u16) {
+        self.units[unit].hand(id);
+        self.supervisor.handed(self.xen.now_ns(), unit);
+    }
+
+    /// Tells every unit that the domain table has changed.
+    pub fn domains_changed(&mut self) {
+        for unit in 0..self.units.len() {
+            self.hand(unit, ids::DOMAINS);
+        }
+    }
+
+    /// Passes on what a unit has for others.
+    fn take_kicks(&mut self, unit: usize) {
+        self.notice_ready(unit);
+        for _ in 0..self.units[unit].kicks_ready() {
+            match self.units[unit].take_kick() {
+                Some(Kick::Id(id)) => self.pass_on(unit, id),
+                Some(Kick::ScanAll) => self.pass_on_everything(unit),
+                None => break,
+            }
+        }
+    }
+
+    /// A unit that began a life may say now that it serves.
+    fn notice_ready(&mut self, index: usize) {
+        if self.supervisor.is_serving(index) || !self.units[index].says_it_serves() {
+            return;
+        }
+        self.tell_supervisor(index, Event::Ready { epoch: self.units[index].life });
+    }
+
+    /// One kick of a unit: an answer for a client, or a message for us.
+    fn pass_on(&mut self, from: usize, id: u16) {
+        self.close_incident(from);
+        if from == self.store {
+            match id {
+                ids::TOOL_SLOT => self.hand(self.tool, ids::TOOL_SLOT),
+                id if ids::STORES.contains(&id) => self.notify(id, |slot| slot.store),
+                _ => {}
+            }
+        } else if from == self.tool {
+            match id {
+                ids::TOOL_SLOT => self.hand(self.store, ids::TOOL_SLOT),
+                id if ids::CONSOLES.contains(&id) => {
+                    self.notify(id - ids::CONSOLES.start, |slot| slot.console);
+                }
+                ids::OPERATIONS => self.operations_due = true,
+                ids::OUTPUT => self.output_due = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// The unit's ring held something impossible: everybody it serves looks once.
+    fn pass_on_everything(&mut self, from: usize) {
+        for id in 0..ids::COUNT as u16 {
+            self.pass_on(from, id);
+        }
+    }
+
+    /// Notifies a guest.
+    fn notify(&self, slot: u16, port: impl Fn(&crate::slots::Slot) -> Option<Port>) {
+        if let Some(port) = self.slots.get(usize::from(slot)).and_then(port) {
+            // A guest that is gone hears nothing, which is right.
+            let _ = self.xen.send(port);
+        }
+    }
+
+    /// The first answer after a recovery ends the incident.
+    fn close_incident(&mut self, index: usize) {
+        let now_ns = self.xen.now_ns();
+        let unit = &mut self.units[index];
+        if !self.supervisor.is_serving(index) {
+            return;
+        }
+        if let Some(mut incident) = unit.incident.take() {
+            incident.repaired_ns = now_ns;
+            let note = Note::Recovered { unit: unit.config.name, life: unit.life, incident };
+            self.notes.add(now_ns, note);
+        }
+    }
+
+    /// A domain shut down, or is gone. Xen does not say which, and says it once for several.
+    fn scan_domains(&mut self) {
+        self.scan_units();
+        let mut changed = false;
+        for index in 1..ids::SLOTS {
+            let Some(slot) = self.slots.get(index) else { continue };
+            let domid = DomId(slot.domain.domid);
+            if matches!(slot.domain.state, DomainState::Building | DomainState::Gone) {
+                continue;
+            }
+            let (state, code) = match self.xen.domain_info(domid) {
+                Ok(Some(info)) => match info.state {
+                    abi::DomainState::Alive => (DomainState::Alive, 0),
+                    abi::DomainState::Shutdown(reason) => (DomainState::Shutdown, reason.code()),
+                    abi::DomainState::Dying => (DomainState::Dying, 0),
+                },
+                Ok(None) => (DomainState::Gone, 0),
+                Err(_) => continue,
+            };
+            changed |= self.slots.set_state(index, state, code);
+        }
+        if changed {
+            self.domains_changed();
+        }
+    }
+}

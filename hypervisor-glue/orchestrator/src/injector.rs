@@ -1,0 +1,398 @@
+//! Fault injection from outside, into byte-identical release images.
+//!
+//! The injector plays the fault, not the watcher: it shares no state with the recovery code, which
+//! learns of a fault only by what the fault does. It is given a plan on the command line, e.g.
+//! `inject=unit:1;kinds:crash-undefined+hang-loop;count:60;seed:7;gap_us:30000;after:500`, and
+//! acts at seeded instants: `gap_us` (± half) after the last fault, counted from the moment the
+//! unit has been handed `after` pieces of work, then a seeded number of nanoseconds after the
+//! next piece of work, so that the unit is caught in the middle of it.
+
+use abi::{Access, Control, DomId, Frame, Registers, XenError};
+use fabric::SharedMemory;
+
+/// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
+const MAX_AIM_NS: u64 = 40_000;
+/// How long the next piece of work is waited for; then an idle unit is hit.
+const MAX_WAIT_NS: u64 = 100_000_000;
+/// Kinds that one plan may name.
+const MAX_KINDS: usize = 16;
+
+/// One way of breaking a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The instruction pointer points at memory that is not there.
+    WildJump,
+    /// The next instruction is an undefined one of the unit's own text.
+    Undefined,
+    /// The stack pointer points at memory that is not there.
+    WildStack,
+    /// Every general register but the stack pointer holds a wild address.
+    WildRegisters,
+    /// The next instruction is an endless loop of the unit's own text.
+    EndlessLoop,
+    /// The vCPU is paused behind the watcher's back.
+    Paused,
+    /// One bit of one of the unit's pages, chosen uniformly, is flipped.
+    FlipPage,
+}
+
+impl Kind {
+    /// All kinds, in the order of their names in plans.
+    pub const ALL: [(Self, &'static str); 7] = [
+        (Self::WildJump, "crash-wild-jump"),
+        (Self::Undefined, "crash-undefined"),
+        (Self::WildStack, "crash-wild-stack"),
+        (Self::WildRegisters, "crash-wild-registers"),
+        (Self::EndlessLoop, "hang-loop"),
+        (Self::Paused, "hang-paused"),
+        (Self::FlipPage, "flip-page"),
+    ];
+
+    /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("unknown", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+}
+
+/// What is wrong with a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError<'a> {
+    /// A field that plans do not have.
+    UnknownField(&'a str),
+    /// A number that cannot be read.
+    NotANumber(&'a str),
+    /// A kind that does not exist, or more kinds than a plan may name.
+    UnknownKind(&'a str),
+    /// No kind or no unit is named.
+    Incomplete,
+}
+
+/// What to inject, into whom, how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Domain of the unit to break.
+    pub unit: DomId,
+    /// Kinds to choose from, in turn.
+    pub kinds: heapless::Vec<Kind, MAX_KINDS>,
+    /// Number of faults.
+    pub count: u32,
+    /// Seed of the instants.
+    pub seed: u64,
+    /// Mean time between faults in microseconds.
+    pub gap_us: u64,
+    /// Pieces of work the unit is handed before the first fault.
+    pub after: u64,
+}
+
+impl Plan {
+    /// Reads a plan; the part after `inject=`.
+    ///
+    /// # Errors
+    /// [`PlanError`] names the field.
+    pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
+        let mut plan = Self {
+            unit: DomId(0),
+            kinds: heapless::Vec::new(),
+            count: 1,
+            seed: 1,
+            gap_us: 20_000,
+            after: 0,
+        };
+        for field in text.split(';') {
+            let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
+            let number = || value.parse::<u64>().map_err(|_| PlanError::NotANumber(field));
+            match name {
+                "unit" => {
+                    let domid = value.parse::<u16>().map_err(|_| PlanError::NotANumber(field))?;
+                    plan.unit = DomId(domid);
+                }
+                "count" => {
+                    plan.count = value.parse().map_err(|_| PlanError::NotANumber(field))?;
+                }
+                "seed" => plan.seed = number()?,
+                "gap_us" => plan.gap_us = number()?,
+                "after" => plan.after = number()?,
+                "kinds" => {
+                    for name in value.split('+') {
+                        let kind = Kind::named(name).ok_or(PlanError::UnknownKind(name))?;
+                        plan.kinds.push(kind).map_err(|_| PlanError::UnknownKind(name))?;
+                    }
+                }
+                other => return Err(PlanError::UnknownField(other)),
+            }
+        }
+        if plan.kinds.is_empty() || plan.unit == DomId::ORCHESTRATOR {
+            return Err(PlanError::Incomplete);
+        }
+        Ok(plan)
+    }
+}
+
+/// Where in the unit's text certain instructions are, found in its pristine image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Gadgets {
+    /// Address of a `ud2` (0f 0b).
+    pub undefined: u64,
+    /// Address of a jump to itself (eb fe).
+    pub endless_loop: u64,
+}
+
+impl Gadgets {
+    /// Looks for the instructions in the executable segments of an ELF image.
+    pub fn of_image(image: &[u8]) -> Option<Self> {
+        let parsed = builder::elf::Image::parse(image).ok()?;
+        let mut texts = parsed.header.loads().iter().filter(|load| load.executable);
+        texts.find_map(|load| {
+            let text = image.get(load.offset as usize..)?.get(..load.file_len as usize)?;
+            Self::find(text, load.virt)
+        })
+    }
+
+    /// Looks for the instructions in `text`, whose first byte lies at `address`.
+    pub fn find(text: &[u8], address: u64) -> Option<Self> {
+        let at = |bytes: [u8; 2]| {
+            text.windows(2).position(|pair| pair == bytes).map(|offset| address + offset as u64)
+        };
+        Some(Self { undefined: at([0x0f, 0x0b])?, endless_loop: at([0xeb, 0xfe])? })
+    }
+}
+
+/// A fault that was injected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Injected {
+    /// Its number, from 0.
+    pub number: u32,
+    /// Its kind.
+    pub kind: Kind,
+    /// System time at which it took effect: the write of the bit, or the last instant before the
+    /// changed vCPU could run.
+    pub at_ns: u64,
+}
+
+/// Where the injector is in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Aim {
+    /// Until the unit was handed the planned number of pieces of work.
+    Waiting,
+    /// Until this time; then at the next piece of work.
+    Armed { from_ns: u64 },
+    /// Fires at this time.
+    Firing { at_ns: u64 },
+    /// All faults are injected.
+    Done,
+}
+
+/// Injects the faults of one plan.
+#[derive(Debug)]
+pub struct Injector {
+    plan: Plan,
+    gadgets: Gadgets,
+    random: u64,
+    injected: u32,
+    aim: Aim,
+    work_seen: u64,
+}
+
+impl Injector {
+    /// An injector for the plan; `gadgets` are those of the unit's image.
+    pub fn new(plan: Plan, gadgets: Gadgets) -> Self {
+        let random = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        Self { plan, gadgets, random, injected: 0, aim: Aim::Waiting, work_seen: 0 }
+    }
+
+    /// The unit it breaks.
+    pub fn unit(&self) -> DomId {
+        self.plan.unit
+    }
+
+    /// When it wants to be polled, if it waits for a time.
+    pub fn due_ns(&self) -> Option<u64> {
+        match self.aim {
+            Aim::Firing { at_ns } => Some(at_ns),
+            Aim::Armed { from_ns } => Some(from_ns + MAX_WAIT_NS),
+            Aim::Waiting | Aim::Done => None,
+        }
+    }
+
+    /// Looks at the clock and at the number of pieces of work handed to the unit so far; injects
+    /// a fault when its instant has come. `frames` are the unit's machine frames.
+    ///
+    /// # Errors
+    /// What Xen says when it refuses: the fault does not count as injected and is tried again.
+    pub fn poll<C: Control>(
+        &mut self,
+        xen: &C,
+        work: u64,
+        frames: &[Frame],
+    ) -> Result<Option<Injected>, XenError> {
+        let now_ns = xen.now_ns();
+        let new_work = work != self.work_seen;
+        self.work_seen = work;
+        match self.aim {
+            Aim::Waiting if work >= self.plan.after => self.arm(now_ns),
+            Aim::Armed { from_ns } if new_work && now_ns >= from_ns => {
+                let at_ns = now_ns + self.random_below(MAX_AIM_NS);
+                self.aim = Aim::Firing { at_ns };
+            }
+            Aim::Armed { from_ns } if now_ns >= from_ns + MAX_WAIT_NS => {
+                return self.fire(xen, frames).map(Some);
+            }
+            Aim::Firing { at_ns } if now_ns >= at_ns => return self.fire(xen, frames).map(Some),
+            _ => {}
+        }
+        Ok(None)
+    }
+
+    fn arm(&mut self, now_ns: u64) {
+        let gap_ns = self.plan.gap_us * 1_000;
+        let from_ns = now_ns + gap_ns / 2 + self.random_below(gap_ns + 1);
+        self.aim = Aim::Armed { from_ns };
+    }
+
+    fn fire<C: Control>(&mut self, xen: &C, frames: &[Frame]) -> Result<Injected, XenError> {
+        let number = self.injected;
+        let kind = self.plan.kinds[number as usize % self.plan.kinds.len()];
+        let at_ns = match kind {
+            Kind::Paused => {
+                xen.pause(self.plan.unit)?;
+                xen.now_ns()
+            }
+            Kind::FlipPage => self.flip(xen, frames)?,
+            _ => self.derail(xen, kind)?,
+        };
+        self.injected += 1;
+        if self.injected == self.plan.count {
+            self.aim = Aim::Done;
+        } else {
+            self.arm(at_ns);
+        }
+        Ok(Injected { number, kind, at_ns })
+    }
+
+    /// Changes the registers of the unit's vCPU.
+    fn derail<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<u64, XenError> {
+        let unit = self.plan.unit;
+        xen.pause(unit)?;
+        let result = xen.registers(unit).and_then(|before| {
+            let wild = 0x5bad_0000_0000 + self.random_below(1 << 30);
+            let after = changed(&before, kind, wild, self.gadgets);
+            xen.set_registers(unit, &after)
+        });
+        let at_ns = xen.now_ns();
+        xen.unpause(unit)?;
+        result.map(|()| at_ns)
+    }
+
+    /// Flips one bit of one page of the unit.
+    fn flip<C: Control>(&mut self, xen: &C, frames: &[Frame]) -> Result<u64, XenError> {
+        let frame = frames[self.random_below(frames.len() as u64) as usize];
+        let bit = self.random_below(8 * abi::PAGE_SIZE as u64) as usize;
+        let page = xen.map_foreign(self.plan.unit, &[frame], Access::ReadWrite)?;
+        let mut byte = [0];
+        page.read(bit / 8, &mut byte);
+        page.write(bit / 8, &[byte[0] ^ 1 << (bit % 8)]);
+        Ok(xen.now_ns())
+    }
+
+    /// The next number below `bound` (xorshift64*: seeded, and good enough to choose instants).
+    fn random_below(&mut self, bound: u64) -> u64 {
+        self.random ^= self.random >> 12;
+        self.random ^= self.random << 25;
+        self.random ^= self.random >> 27;
+        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
+    }
+}
+
+/// The registers after a fault of this kind; `wild` is an address where nothing is.
+fn changed(before: &Registers, kind: Kind, wild: u64, gadgets: Gadgets) -> Registers {
+    match kind {
+        Kind::WildJump => Registers { rip: wild, ..*before },
+        Kind::Undefined => Registers { rip: gadgets.undefined, ..*before },
+        Kind::EndlessLoop => Registers { rip: gadgets.endless_loop, ..*before },
+        Kind::WildStack => Registers { rsp: wild & !7, ..*before },
+        Kind::WildRegisters => Registers {
+            rax: wild,
+            rbx: wild + 8,
+            rcx: wild + 16,
+            rdx: wild + 24,
+            rsi: wild + 32,
+            rdi: wild + 40,
+            rbp: wild + 48,
+            r8: wild + 56,
+            r9: wild + 64,
+            r10: wild + 72,
+            r11: wild + 80,
+            r12: wild + 88,
+            r13: wild + 96,
+            r14: wild + 104,
+            r15: wild + 112,
+            rsp: before.rsp,
+            rip: before.rip,
+            rflags: before.rflags,
+        },
+        Kind::Paused | Kind::FlipPage => *before,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read() {
+        let plan = Plan::parse("unit:1;kinds:crash-undefined+hang-loop;count:60;seed:7;after:5");
+        let plan = plan.expect("a correct plan");
+        assert_eq!(plan.unit, DomId(1));
+        assert_eq!(plan.kinds.as_slice(), [Kind::Undefined, Kind::EndlessLoop]);
+        assert_eq!((plan.count, plan.seed, plan.after, plan.gap_us), (60, 7, 5, 20_000));
+    }
+
+    #[test]
+    fn a_wrong_plan_names_its_field() {
+        let cases = [
+            ("unit:1;kinds:crash-now", PlanError::UnknownKind("crash-now")),
+            ("unit:x", PlanError::NotANumber("unit:x")),
+            ("speed:3", PlanError::UnknownField("speed")),
+            ("unit", PlanError::UnknownField("unit")),
+            ("unit:1", PlanError::Incomplete),
+            ("kinds:hang-loop", PlanError::Incomplete),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Plan::parse(text), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn gadgets_are_found_in_text() {
+        let text = [0x90, 0x0f, 0x0b, 0x90, 0xeb, 0xfe];
+        let found = Gadgets::find(&text, 0x1000).expect("both are there");
+        assert_eq!(found, Gadgets { undefined: 0x1001, endless_loop: 0x1004 });
+        assert_eq!(Gadgets::find(&text[..4], 0x1000), None);
+    }
+
+    #[test]
+    fn a_fault_changes_what_its_name_says() {
+        let before = Registers { rip: 1, rsp: 2, rdi: 3, ..Registers::default() };
+        let gadgets = Gadgets { undefined: 10, endless_loop: 20 };
+        for (kind, name) in Kind::ALL {
+            let after = changed(&before, kind, 0x5bad_0000_0008, gadgets);
+            assert_eq!(
+                after.rip != before.rip,
+                name.contains("jump") || kind.moves_rip(),
+                "{name}"
+            );
+            assert_eq!(after.rsp != before.rsp, kind == Kind::WildStack, "{name}");
+            assert_eq!(after.rdi != before.rdi, kind == Kind::WildRegisters, "{name}");
+        }
+    }
+
+    impl Kind {
+        fn moves_rip(self) -> bool {
+            matches!(self, Self::Undefined | Self::EndlessLoop)
+        }
+    }
+}

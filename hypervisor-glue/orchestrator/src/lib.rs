@@ -1,0 +1,32 @@
+//! The orchestrator: Xen's initial domain. It builds the services, watches them, brings them back,
+//! and does for tool-uk what only the initial domain may do.
+//!
+//! It is one loop over pure and hypervisor-facing parts, generic over [`abi::Control`] so that host
+//! tests run it on a fake Xen:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`host`] | the units, the guests' slots and the relay: everything that happens at once |
+//! | [`jobs`] | longer work on units, in steps: build, rebuild, restore |
+//! | [`operations`] | what tool-uk asks for, in steps |
+//! | [`unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
+//! | [`keyboard`], [`report`] | what the operator types and is told |
+//! | [`injector`] | fault injection; shares no state with the rest |
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod evidence;
+pub mod guest_memory;
+pub mod host;
+pub mod injector;
+pub mod jobs;
+pub mod keyboard;
+pub mod operations;
+pub mod regions;
+pub mod report;
+pub mod slots;
+pub mod start;
+pub mod status;
+pub mod turn;
+pub mod unit;
+pub mod watch;

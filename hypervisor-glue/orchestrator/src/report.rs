@@ -1,0 +1,295 @@
+//! What the operator is told. Events are noted as small values at once and put into words when
+//! the loop has nothing better to do: a serial line is slow, and recovery does not wait for it.
+
+use core::fmt::{self, Write};
+
+use abi::{Control, DomId, XenError};
+use fabric::Epoch;
+use fabric::control::Rung;
+use fabric::epitaph::Reason;
+
+use crate::injector::Injected;
+
+/// Notes kept until they are printed; the console flood of a bad minute fits, more is counted.
+const MAX_NOTES: usize = 128;
+/// Bytes of one printed line.
+const LINE_BYTES: usize = 320;
+
+/// The one-word name of a reason, for lines that a machine reads.
+pub fn word(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Panic => "panic",
+        Reason::Exit(_) => "exit",
+        Reason::Gone => "gone",
+        Reason::Hang => "hang",
+        Reason::Asleep => "asleep",
+        Reason::Paused => "paused",
+        Reason::Start => "start",
+        Reason::Corrupt => "corrupt",
+        Reason::Recovery => "recovery",
+        Reason::Global => "global",
+        Reason::Operator => "operator",
+    }
+}
+
+/// One recovery, from its detection to the first answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incident {
+    /// Why.
+    pub reason: Reason,
+    /// The rung that was climbed.
+    pub rung: Rung,
+    /// When the watcher had decided.
+    pub detected_ns: u64,
+    /// When the new life began to run.
+    pub entered_ns: u64,
+    /// When it said that it serves.
+    pub ready_ns: u64,
+    /// When its first answer passed the relay.
+    pub repaired_ns: u64,
+}
+
+/// Something worth telling.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// A step of the start was reached.
+    Milestone(&'static str),
+    /// A unit serves for the first time.
+    Ready {
+        /// Its name.
+        unit: &'static str,
+        /// Its domain.
+        domid: DomId,
+    },
+    /// A unit was recovered.
+    Recovered {
+        /// Its name.
+        unit: &'static str,
+        /// The new life.
+        life: Epoch,
+        /// What happened when.
+        incident: Incident,
+    },
+    /// A unit has work and no CPU: it is not to blame.
+    Starved {
+        /// Its name.
+        unit: &'static str,
+        /// Elapsed time without progress.
+        for_ns: u64,
+        /// CPU time it received meanwhile.
+        received_ns: u64,
+    },
+    /// A unit failed again too soon; its recovery waits.
+    Delayed {
+        /// Its name.
+        unit: &'static str,
+        /// When it goes on.
+        until_ns: u64,
+    },
+    /// A unit cannot be restarted now, as it is being recovered already.
+    Busy {
+        /// Its name.
+        unit: &'static str,
+    },
+    /// A fault was injected.
+    Injected {
+        /// The unit's domain.
+        domid: DomId,
+        /// What and when.
+        fault: Injected,
+    },
+    /// A guest came, changed its state, or went.
+    Guest {
+        /// The guest.
+        domid: DomId,
+        /// What happened.
+        what: &'static str,
+    },
+    /// Xen refused something that should have worked.
+    Refused {
+        /// What was tried.
+        what: &'static str,
+        /// On which domain.
+        domid: DomId,
+        /// Xen's answer.
+        error: XenError,
+    },
+    /// The orchestrator recovered itself.
+    SelfRecovered {
+        /// How often since the host booted.
+        times: u32,
+        /// When its recovery entry was reached.
+        entered_ns: u64,
+        /// When it watched again.
+        ready_ns: u64,
+    },
+}
+
+/// Notes that wait to be printed.
+#[derive(Debug, Default)]
+pub struct Notes {
+    waiting: heapless::Deque<(u64, Note), MAX_NOTES>,
+    lost: u32,
+}
+
+impl Notes {
+    /// No notes.
+    pub const fn new() -> Self {
+        Self { waiting: heapless::Deque::new(), lost: 0 }
+    }
+
+    /// Notes something that happened at `now_ns`.
+    pub fn add(&mut self, now_ns: u64, note: Note) {
+        if self.waiting.push_back((now_ns, note)).is_err() {
+            self.lost += 1;
+        }
+    }
+
+    /// Whether something waits to be printed.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty() && self.lost == 0
+    }
+
+    /// Prints the oldest note.
+    pub fn print_one<C: Control>(&mut self, xen: &C) {
+        let mut line = Line::new();
+        if let Some((at_ns, note)) = self.waiting.pop_front() {
+            describe(&mut line, at_ns, &note);
+        } else if self.lost > 0 {
+            let lost = core::mem::take(&mut self.lost);
+            line.say(format_args!("{lost} notes were lost: the console is too slow"));
+        }
+        line.print(xen);
+    }
+}
+
+/// A line of text for the console, cut where it is too long.
+#[derive(Debug, Default)]
+pub struct Line {
+    text: heapless::String<LINE_BYTES>,
+}
+
+impl Line {
+    /// An empty line.
+    pub const fn new() -> Self {
+        Self { text: heapless::String::new() }
+    }
+
+    /// Appends.
+    pub fn say(&mut self, arguments: fmt::Arguments<'_>) {
+        // A line that is too long is cut; what it says stands at its start.
+        let _ = self.text.write_fmt(arguments);
+    }
+
+    /// Prints it with a line end, if it holds anything.
+    pub fn print<C: Control>(&mut self, xen: &C) {
+        if !self.text.is_empty() {
+            while self.text.len() + 2 > LINE_BYTES {
+                self.text.pop();
+            }
+            let _ = self.text.push_str("\r\n");
+            xen.console_write(self.text.as_bytes());
+            self.text.clear();
+        }
+    }
+}
+
+fn describe(line: &mut Line, at_ns: u64, note: &Note) {
+    let (ms, us) = (at_ns / 1_000_000, at_ns / 1_000 % 1_000);
+    line.say(format_args!("[{ms:6}.{us:03}] "));
+    match note {
+        Note::Milestone(what) => line.say(format_args!("{what}")),
+        Note::Ready { unit, domid } => line.say(format_args!("{unit} ({domid}) serves")),
+        Note::Recovered { unit, life, incident } => {
+            line.text.clear();
+            describe_recovery(line, unit, *life, incident);
+        }
+        Note::Starved { unit, for_ns, received_ns } => line.say(format_args!(
+            "{unit} has work and no CPU ({} us in {} ms); it is left alone",
+            received_ns / 1_000,
+            for_ns / 1_000_000,
+        )),
+        Note::Delayed { unit, until_ns } => {
+            let delay_us = until_ns.saturating_sub(at_ns) / 1_000;
+            line.say(format_args!("{unit} failed again; its recovery waits {delay_us} us"));
+        }
+        Note::Busy { unit } => {
+            line.say(format_args!("{unit} is being recovered; ask again when it serves"));
+        }
+        Note::Injected { domid, fault } => {
+            line.text.clear();
+            line.say(format_args!(
+                "@{{\"event\":\"injected\",\"number\":{},\"kind\":\"{}\",\"domid\":{},\"at\":{}}}",
+                fault.number,
+                fault.kind.name(),
+                domid.0,
+                fault.at_ns,
+            ));
+        }
+        Note::Guest { domid, what } => line.say(format_args!("guest {domid}: {what}")),
+        Note::Refused { what, domid, error } => {
+            line.say(format_args!("cannot {what} {domid}: {error}"));
+        }
+        Note::SelfRecovered { times, entered_ns, ready_ns } => {
+            line.text.clear();
+            line.say(format_args!(
+                "@{{\"event\":\"self-recovered\",\"times\":{times},\"entered\":{entered_ns},\
+                 \"ready\":{ready_ns}}}"
+            ));
+        }
+    }
+}
+
+fn describe_recovery(line: &mut Line, unit: &str, life: Epoch, incident: &Incident) {
+    let Incident { reason, rung, detected_ns, entered_ns, ready_ns, repaired_ns } = *incident;
+    line.say(format_args!(
+        "@{{\"event\":\"recovered\",\"unit\":\"{unit}\",\"life\":{life},\"reason\":\"{}\",\
+         \"rung\":{},\"detected\":{detected_ns},\"entered\":{entered_ns},\"ready\":{ready_ns},\
+         \"repaired\":{repaired_ns}}}",
+        word(reason),
+        rung as u8,
+    ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(note: Note) -> heapless::String<LINE_BYTES> {
+        let mut line = Line::new();
+        describe(&mut line, 1_234_567, &note);
+        line.text
+    }
+
+    #[test]
+    fn a_note_says_when_and_what() {
+        let note = Note::Refused { what: "pause", domid: DomId(7), error: XenError::Busy };
+        assert_eq!(words(note), "[     1.234] cannot pause d7: busy (EBUSY)");
+    }
+
+    #[test]
+    fn a_recovery_is_one_json_object() {
+        let incident = Incident {
+            reason: Reason::Hang,
+            rung: Rung::Microreset,
+            detected_ns: 1,
+            entered_ns: 2,
+            ready_ns: 3,
+            repaired_ns: 4,
+        };
+        assert_eq!(
+            words(Note::Recovered { unit: "xenstore-uk", life: 9, incident }),
+            "@{\"event\":\"recovered\",\"unit\":\"xenstore-uk\",\"life\":9,\"reason\":\"hang\",\
+             \"rung\":1,\"detected\":1,\"entered\":2,\"ready\":3,\"repaired\":4}"
+        );
+    }
+
+    #[test]
+    fn lost_notes_are_counted() {
+        let mut notes = Notes::new();
+        for _ in 0..MAX_NOTES + 3 {
+            notes.add(0, Note::Busy { unit: "x" });
+        }
+        assert_eq!(notes.lost, 3);
+    }
+}

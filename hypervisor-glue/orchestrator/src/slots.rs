@@ -1,0 +1,230 @@
+//! Guests' places in the tables of this host, and where the events of a port go.
+//!
+//! A guest's first two ports are allocated before it runs: 1 is for XenStore, 2 for its console.
+//! That makes the routes a function of what Xen knows, so that the orchestrator finds them again
+//! after it lost its own memory of them.
+
+use abi::{Control, DomId, Port, PortStatus, XenError};
+use fabric::domains::{Domain, DomainKind, DomainState, DomainsReader, DomainsWriter};
+use fabric::{Epoch, Part, SharedMemory};
+use service::ids::SLOTS;
+
+/// Guest's end of its XenStore channel: the first port allocated in it.
+pub const STORE_PORT: Port = Port(1);
+/// Guest's end of its console channel: the second port allocated in it.
+pub const CONSOLE_PORT: Port = Port(2);
+/// Our ports: a doorbell per unit, two channels per guest, three virtual interrupts, and room for
+/// ports that are closed late.
+pub const MAX_PORTS: usize = 256;
+
+/// Where an event of one of our ports goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Route {
+    /// Nowhere: the port is not in use.
+    #[default]
+    Stray,
+    /// The doorbell of a unit, by its place in the system description.
+    Unit(u8),
+    /// A guest's XenStore channel, by slot.
+    Store(u8),
+    /// A guest's console channel, by slot.
+    Console(u8),
+    /// A domain shut down or is gone.
+    DomExc,
+    /// The timer.
+    Timer,
+    /// The operator typed something.
+    Keyboard,
+}
+
+/// Routes by port number.
+#[derive(Debug)]
+pub struct Routes {
+    by_port: [Route; MAX_PORTS],
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Routes {
+    /// No routes.
+    pub const fn new() -> Self {
+        Self { by_port: [Route::Stray; MAX_PORTS] }
+    }
+
+    /// Where the events of `port` go.
+    pub fn get(&self, port: Port) -> Route {
+        self.by_port.get(port.0 as usize).copied().unwrap_or_default()
+    }
+
+    /// Routes the events of `port`.
+    ///
+    /// # Panics
+    /// When Xen hands out a port beyond our table: the lowest free one is always taken, and we
+    /// never hold that many.
+    pub fn set(&mut self, port: Port, route: Route) {
+        self.by_port[port.0 as usize] = route;
+    }
+
+    /// Forgets the routes for which `drop` says so.
+    pub fn forget(&mut self, drop: impl Fn(Route) -> bool) {
+        for route in &mut self.by_port {
+            if drop(*route) {
+                *route = Route::Stray;
+            }
+        }
+    }
+}
+
+/// One guest's place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slot {
+    /// The guest as all services see it.
+    pub domain: Domain,
+    /// Our end of its XenStore channel.
+    pub store: Option<Port>,
+    /// Our end of its console channel.
+    pub console: Option<Port>,
+}
+
+/// All slots, and the domain table that shows them to the services.
+#[derive(Debug)]
+pub struct Slots<F: SharedMemory + Copy> {
+    table: DomainsWriter<Part<F>>,
+    slots: [Option<Slot>; SLOTS],
+    last_life: Epoch,
+}
+
+impl<F: SharedMemory + Copy> Slots<F> {
+    /// Empty slots and an empty table.
+    pub fn new(page: Part<F>) -> Self {
+        let table = DomainsWriter::new(page);
+        table.initialise();
+        Self { table, slots: [None; SLOTS], last_life: 0 }
+    }
+
+    /// The slots that a former life of the orchestrator left in the table, with their ports as Xen
+    /// knows them.
+    pub fn adopt<C: Control>(page: Part<F>, xen: &C, routes: &mut Routes) -> Self {
+        let reader = DomainsReader::new(page);
+        let mut slots =
+            Self { table: DomainsWriter::new(page), slots: [None; SLOTS], last_life: 0 };
+        for index in 1..SLOTS {
+            let Ok(Some(domain)) = reader.get(index) else { continue };
+            slots.last_life = slots.last_life.max(domain.life);
+            let mut slot = Slot { domain, store: None, console: None };
+            for port in (1..MAX_PORTS as u32).map(Port) {
+                match xen.port_status(DomId::SELF, port) {
+                    Ok(PortStatus::Interdomain(DomId(domid), STORE_PORT))
+                        if domid == domain.domid =>
+                    {
+                        slot.store = Some(port);
+                        routes.set(port, Route::Store(index as u8));
+                    }
+                    Ok(PortStatus::Interdomain(DomId(domid), CONSOLE_PORT))
+                        if domid == domain.domid =>
+                    {
+                        slot.console = Some(port);
+                        routes.set(port, Route::Console(index as u8));
+                    }
+                    _ => {}
+                }
+            }
+            slots.slots[index] = Some(slot);
+        }
+        slots
+    }
+
+    /// The slot of a guest.
+    pub fn find(&self, domid: DomId) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.is_some_and(|slot| slot.domain.domid == domid.0))
+    }
+
+    /// What is on a slot.
+    pub fn get(&self, index: usize) -> Option<&Slot> {
+        self.slots.get(index)?.as_ref()
+    }
+
+    /// Used slots and their numbers.
+    pub fn used(&self) -> impl Iterator<Item = (usize, &Slot)> {
+        self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
+    }
+
+    /// Gives a new guest a slot. `None`: all are taken.
+    pub fn take(&mut self, domid: DomId) -> Option<usize> {
+        let index = (1..SLOTS).find(|index| self.slots[*index].is_none())?;
+        self.last_life += 1;
+        let domain = Domain {
+            domid: domid.0,
+            kind: DomainKind::Guest,
+            state: DomainState::Building,
+            shutdown_code: 0,
+            life: self.last_life,
+        };
+        self.slots[index] = Some(Slot { domain, store: None, console: None });
+        self.table.set(index, Some(domain));
+        Some(index)
+    }
+
+    /// Changes a guest's state, for all services to see. False: it was in that state already.
+    pub fn set_state(&mut self, index: usize, state: DomainState, shutdown_code: u8) -> bool {
+        let Some(slot) = self.slots[index].as_mut() else { return false };
+        if slot.domain.state == state && slot.domain.shutdown_code == shutdown_code {
+            return false;
+        }
+        slot.domain.state = state;
+        slot.domain.shutdown_code = shutdown_code;
+        self.table.set(index, Some(slot.domain));
+        true
+    }
+
+    /// Connects one of a new guest's two channels; returns the guest's port. Asking again gives the
+    /// same port.
+    ///
+    /// # Errors
+    /// What Xen says; [`XenError::Invalid`] when the guest's port is not the one it must be.
+    pub fn connect<C: Control>(
+        &mut self,
+        xen: &C,
+        routes: &mut Routes,
+        index: usize,
+        theirs: Port,
+    ) -> Result<Port, XenError> {
+        let slot = self.slots[index].as_mut().ok_or(XenError::NotFound)?;
+        let end = if theirs == STORE_PORT { &mut slot.store } else { &mut slot.console };
+        if end.is_some() {
+            return Ok(theirs);
+        }
+        let guest = DomId(slot.domain.domid);
+        let port = xen.alloc_port_for(guest, DomId::ORCHESTRATOR)?;
+        if port != theirs {
+            return Err(XenError::Invalid);
+        }
+        let ours = xen.bind_interdomain(guest, port)?;
+        *end = Some(ours);
+        let number = index as u8;
+        let route =
+            if theirs == STORE_PORT { Route::Store(number) } else { Route::Console(number) };
+        routes.set(ours, route);
+        Ok(theirs)
+    }
+
+    /// Closes our ends of a guest's channels.
+    pub fn disconnect<C: Control>(&mut self, xen: &C, routes: &mut Routes, index: usize) {
+        let Some(slot) = self.slots[index].as_mut() else { return };
+        for port in [slot.store.take(), slot.console.take()].into_iter().flatten() {
+            routes.set(port, Route::Stray);
+            // A port that is closed already is what we want.
+            let _ = xen.close(port);
+        }
+    }
+
+    /// Gives the slot of a guest that is gone back.
+    pub fn free(&mut self, index: usize) {
+        self.slots[index] = None;
+        self.table.set(index, None);
+    }
+}

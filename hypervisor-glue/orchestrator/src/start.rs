@@ -1,0 +1,177 @@
+//! From nothing, or from what a former life of the orchestrator left, to a host that watches.
+
+use core::fmt::{self, Write};
+
+use abi::{Control, DomId, XenError};
+use builder::pv::{self, MAX_COMMAND_LINE, Plan};
+use fabric::SharedMemory;
+use fabric::archive::{Archive, ArchiveError};
+use fabric::view::{Party, RegionKind};
+
+use crate::host::UNITS;
+use crate::injector::{self, Gadgets, Injector, PlanError};
+use crate::regions::Regions;
+use crate::unit::Unit;
+
+const _: () = assert!(service::ids::SLOTS == system::SLOTS, "ids and description agree");
+const _: () = assert!(service::ids::SLOTS == fabric::domains::SLOTS, "ids and table agree");
+
+/// Why the host cannot start. Nothing runs then; the message is all the operator gets.
+#[derive(Clone, Copy, Debug)]
+pub enum StartError {
+    /// The archive, or one of its entries, is not usable.
+    Archive {
+        /// The entry, empty for the archive itself.
+        entry: &'static str,
+        /// What is wrong.
+        error: ArchiveError,
+    },
+    /// Xen refused something that every start needs.
+    Xen {
+        /// What.
+        what: &'static str,
+        /// Its answer.
+        error: XenError,
+    },
+    /// The command line asks for faults that cannot be injected.
+    Injection(&'static str),
+    /// A unit's image does not make a domain.
+    Unit {
+        /// The unit.
+        name: &'static str,
+        /// What is wrong.
+        error: pv::PlanError,
+    },
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Archive { entry: "", error } => {
+                write!(f, "the archive is not usable: {error}; run `cargo xtask build` again")
+            }
+            Self::Archive { entry, error } => write!(
+                f,
+                "the archive's entry `{entry}` is not usable: {error}; run `cargo xtask build` again"
+            ),
+            Self::Xen { what, error } => write!(f, "cannot {what}: {error}"),
+            Self::Injection(what) => write!(f, "the argument `inject=`: {what}"),
+            Self::Unit { name, error } => write!(
+                f,
+                "the image of {name} is not usable: {error}; see images/system/ppvmm.toml"
+            ),
+        }
+    }
+}
+
+/// Checks the archive and every entry that the system description names.
+///
+/// # Errors
+/// The first entry that is missing or damaged.
+pub fn open_archive(bytes: &'static [u8]) -> Result<Archive<'static>, StartError> {
+    let wrong = |entry| move |error| StartError::Archive { entry, error };
+    let archive = Archive::open(bytes).map_err(wrong(""))?;
+    for unit in system::SYSTEM.units {
+        let entry = archive.entry(unit.entry).map_err(wrong(unit.entry))?;
+        entry.verify().map_err(wrong(unit.entry))?;
+    }
+    for guest in system::SYSTEM.guests {
+        archive.entry(guest.kernel).map_err(wrong(guest.kernel))?;
+        if !guest.ramdisk.is_empty() {
+            archive.entry(guest.ramdisk).map_err(wrong(guest.ramdisk))?;
+        }
+    }
+    Ok(archive)
+}
+
+/// Whether the units' fabric pages are to be made new or taken over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// The host boots; the number marks this boot.
+    Boot {
+        /// Random.
+        nonce: u64,
+    },
+    /// The orchestrator recovers itself; the number replaces the mark of a damaged page.
+    Recovery {
+        /// Random.
+        nonce: u64,
+    },
+}
+
+/// The units of the system description, each planned from its image, its pages granted.
+///
+/// # Errors
+/// A unit's image is missing, damaged or unusable.
+pub fn units<C: Control, F: SharedMemory + Copy>(
+    xen: &C,
+    regions: &Regions<F>,
+    archive: &Archive<'static>,
+    origin: Origin,
+) -> Result<[Unit<F>; UNITS], StartError> {
+    let mut plans = [const { None }; UNITS];
+    for (index, plan) in plans.iter_mut().enumerate() {
+        *plan = Some(plan_unit(regions, archive, index)?);
+    }
+    Ok(core::array::from_fn(|index| {
+        let config = &system::SYSTEM.units[index];
+        let plan = plans[index].expect("every unit was planned above");
+        regions.grant(xen, index, DomId(config.domid));
+        let pages = regions.unit(index);
+        match origin {
+            Origin::Boot { nonce } => Unit::new(config, plan, &pages, nonce),
+            Origin::Recovery { nonce } => Unit::adopt(config, plan, &pages)
+                .unwrap_or_else(|| Unit::new(config, plan, &pages, nonce)),
+        }
+    }))
+}
+
+fn plan_unit<F: SharedMemory + Copy>(
+    regions: &Regions<F>,
+    archive: &Archive<'static>,
+    index: usize,
+) -> Result<Plan<'static>, StartError> {
+    let unit = &system::SYSTEM.units[index];
+    let entry = archive
+        .entry(unit.entry)
+        .map_err(|error| StartError::Archive { entry: unit.entry, error })?;
+    let (reference, pages) = regions.view_of(index);
+    let mut line = heapless::String::<MAX_COMMAND_LINE>::new();
+    write!(line, "unit={index} fabric={reference},{pages}")
+        .expect("three numbers fit into a command line");
+    Plan::new(entry.bytes(), unit.memory_kib / 4, line.as_bytes())
+        .map_err(|error| StartError::Unit { name: unit.name, error })
+}
+
+/// The two halves of the ring of operations: what tool-uk writes, what we write.
+pub fn operation_rings<F: SharedMemory + Copy>(
+    regions: &Regions<F>,
+) -> (fabric::Part<F>, fabric::Part<F>) {
+    let tool = Party::unit(system::TOOL_UK);
+    (regions.find(RegionKind::Requests, tool), regions.find(RegionKind::Replies, tool))
+}
+
+/// The injector that the argument `inject=` asks for.
+///
+/// # Errors
+/// The plan cannot be read, or its unit has no such instructions.
+pub fn injector(
+    archive: &Archive<'static>,
+    argument: Option<&str>,
+) -> Result<Option<Injector>, StartError> {
+    let Some(text) = argument else { return Ok(None) };
+    let plan = injector::Plan::parse(text).map_err(|error| {
+        StartError::Injection(match error {
+            PlanError::UnknownField(_) => "a field is unknown",
+            PlanError::NotANumber(_) => "a number cannot be read",
+            PlanError::UnknownKind(_) => "a kind is unknown, or there are too many",
+            PlanError::Incomplete => "it names no kind, or no unit",
+        })
+    })?;
+    let unit = system::SYSTEM.units.iter().find(|unit| unit.domid == plan.unit.0);
+    let entry = unit.ok_or(StartError::Injection("there is no unit with this domid"))?.entry;
+    let image = archive.entry(entry).map_err(|error| StartError::Archive { entry, error })?;
+    let gadgets = Gadgets::of_image(image.bytes())
+        .ok_or(StartError::Injection("the unit's text lacks the instructions it needs"))?;
+    Ok(Some(Injector::new(plan, gadgets)))
+}

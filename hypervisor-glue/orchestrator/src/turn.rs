@@ -1,0 +1,160 @@
+//! The loop: one turn looks at the events, does one piece of longer work, and says whether there is
+//! more to do or until when to sleep.
+
+use abi::Control;
+use fabric::SharedMemory;
+use fabric::control::Command;
+
+use crate::host::Host;
+use crate::injector::Injector;
+use crate::jobs::Jobs;
+use crate::keyboard::{HELP, Keyboard, Request};
+use crate::operations::Operations;
+use crate::report::{Line, Note};
+use crate::status;
+
+/// Keys read at once: more than a person types between two turns.
+const KEYS: usize = 16;
+
+/// What comes after a turn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// There is more to do.
+    Again,
+    /// Nothing to do until an event, or until the timer that is armed.
+    Sleep,
+    /// The machine ends, or starts again.
+    Power(api::Power),
+}
+
+/// Everything the orchestrator is.
+pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
+    /// Units, slots, relay.
+    pub host: Host<'a, C, F>,
+    /// Longer work on units.
+    pub jobs: Jobs<'a>,
+    /// Work for tool-uk.
+    pub operations: Operations<'a, F>,
+    /// What the operator types.
+    pub keyboard: Keyboard,
+    /// Fault injection, when the command line asks for it.
+    pub injector: Option<Injector>,
+}
+
+impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
+    /// One turn.
+    pub fn turn(&mut self) -> Next {
+        self.host.poll();
+        self.inject();
+        if let Some(power) = self.host.power {
+            return Next::Power(power);
+        }
+        self.start_jobs();
+        self.arm_timer();
+        let mut again = self.step_job();
+        again |= self.step_operation();
+        if core::mem::take(&mut self.host.keyboard) {
+            self.read_keys();
+            again = true;
+        }
+        if again {
+            return Next::Again;
+        }
+        // Printing is slow, so it comes last, a line at a time.
+        if !self.host.notes.is_empty() {
+            self.host.notes.print_one(self.host.xen);
+            return Next::Again;
+        }
+        Next::Sleep
+    }
+
+    /// Lets the injector have its instant.
+    fn inject(&mut self) {
+        let Some(injector) = &mut self.injector else { return };
+        let domid = injector.unit();
+        let Some(index) = self.host.units.iter().position(|unit| unit.domid == domid) else {
+            return;
+        };
+        let work = self.host.units[index].handed;
+        let xen = self.host.xen;
+        match injector.poll(xen, work, self.jobs.frames(index)) {
+            Ok(None) => {}
+            Ok(Some(fault)) => {
+                self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
+            }
+            Err(error) => {
+                let note = Note::Refused { what: "inject a fault into", domid, error };
+                self.host.notes.add(xen.now_ns(), note);
+            }
+        }
+    }
+
+    /// Turns what the host decided into jobs.
+    fn start_jobs(&mut self) {
+        for index in 0..self.host.units.len() {
+            let Some((rung, life)) = self.host.units[index].wanted.take() else { continue };
+            if index == self.host.tool {
+                self.operations.restart();
+            }
+            self.jobs.start(index, &self.host.units[index], rung, life);
+        }
+    }
+
+    fn step_job(&mut self) -> bool {
+        if self.jobs.is_idle() {
+            return false;
+        }
+        if let Err(failed) = self.jobs.step(&mut self.host) {
+            self.host.job_failed(&failed);
+        }
+        true
+    }
+
+    fn step_operation(&mut self) -> bool {
+        if self.host.operations_due {
+            self.host.operations_due = self.operations.step(&mut self.host);
+        }
+        self.host.operations_due
+    }
+
+    fn arm_timer(&mut self) {
+        let due = self.injector.as_ref().and_then(Injector::due_ns);
+        self.host.arm_timer(due);
+    }
+
+    fn read_keys(&mut self) {
+        let mut keys = [0; KEYS];
+        let count = self.host.xen.console_read(&mut keys);
+        for key in &keys[..count] {
+            if let Some(request) = self.keyboard.key(*key, self.host.units.len()) {
+                self.obey(request);
+            }
+        }
+        // More may wait: Xen says it once.
+        self.host.keyboard = count == KEYS;
+    }
+
+    fn obey(&mut self, request: Request) {
+        let xen = self.host.xen;
+        let mut line = Line::new();
+        match request {
+            Request::Help => {
+                for text in HELP {
+                    line.say(format_args!("{text}"));
+                    line.print(xen);
+                }
+            }
+            Request::Status => status::print(&self.host),
+            Request::Epitaphs => status::print_epitaphs(&self.host),
+            Request::Restart(index) => self.host.restart_by_operator(index),
+            Request::Dump(index) => self.host.units[index].give_order(Command::Dump),
+            Request::Confirm(what) => line.say(format_args!("{what}: y confirms")),
+            Request::Reboot => self.host.power = Some(api::Power::Reboot),
+            Request::PowerOff => self.host.power = Some(api::Power::Off),
+            Request::Unknown(key) => {
+                line.say(format_args!("key {:?} means nothing, h lists the keys", key as char));
+            }
+        }
+        line.print(xen);
+    }
+}

@@ -1,0 +1,283 @@
+//! One service as the orchestrator holds it: its place in the fabric, its domain, its work.
+
+use abi::{DomId, DomainState, Frame, Port, PortStatus, PvEntry, XenError};
+use builder::pv::Plan;
+use fabric::control::{Control, ControlReader, ControlWriter, Order, Rung};
+use fabric::epitaph::Reason;
+use fabric::health::{Health, HealthError, HealthReader, State};
+use fabric::kick::{Kick, KickReader, KickWriter, Pushed};
+use fabric::{Epoch, Part, SharedMemory};
+use service::{DOORBELL, ids};
+
+use crate::report::Incident;
+
+/// The regions of one unit, as the orchestrator sees them.
+#[derive(Clone, Copy, Debug)]
+pub struct Regions<F> {
+    /// Written by the unit.
+    pub health: Part<F>,
+    /// Written by us.
+    pub control: Part<F>,
+    /// The unit's half of the kick rings.
+    pub kicks: Part<F>,
+    /// The unit's text.
+    pub log: Part<F>,
+}
+
+/// A service.
+pub struct Unit<F: SharedMemory + Copy> {
+    /// Its description.
+    pub config: &'static system::Unit,
+    /// Its domain.
+    pub domid: DomId,
+    /// Its image, laid out; the same for all lives.
+    pub plan: Plan<'static>,
+    /// How its vCPU is set; `rung` says why.
+    pub entry: Option<PvEntry>,
+    /// Shared information page of its domain.
+    pub shared_info: Frame,
+    /// Its present life.
+    pub life: Epoch,
+    /// Our end of its doorbell, while there is a domain.
+    pub port: Option<Port>,
+    /// Pieces of work handed over since the host booted.
+    pub handed: u64,
+    /// The last ping sent.
+    pub ping: u64,
+    /// The last order given.
+    pub order: u32,
+    /// Marks this boot of the host.
+    nonce: u64,
+    /// What a job is to do for it: the rung, and the life that begins by it.
+    pub wanted: Option<(Rung, Epoch)>,
+    /// Whether it runs a life that was announced to it: only then its end is news.
+    pub is_running: bool,
+    /// Whether we have paused it.
+    pub is_fenced: bool,
+    /// The recovery under way, until its first answer.
+    pub incident: Option<Incident>,
+    /// Its text.
+    pub log: Part<F>,
+    health: HealthReader<Part<F>>,
+    control: ControlWriter<Part<F>>,
+    to_unit: KickWriter<Part<Part<F>>, Part<F>, { ids::COUNT }>,
+    from_unit: KickReader<Part<Part<F>>, Part<F>>,
+    ring: bool,
+}
+
+impl<F: SharedMemory + Copy> Unit<F> {
+    /// A unit that never lived; `nonce` marks this boot of the host.
+    pub fn new(
+        config: &'static system::Unit,
+        plan: Plan<'static>,
+        regions: &Regions<F>,
+        nonce: u64,
+    ) -> Self {
+        ControlWriter::new(regions.control).initialise(nonce);
+        Self::with(config, plan, regions, nonce)
+    }
+
+    /// A unit as its control page says, which a former life of ours wrote. `None`: the page is
+    /// damaged.
+    pub fn adopt(
+        config: &'static system::Unit,
+        plan: Plan<'static>,
+        regions: &Regions<F>,
+    ) -> Option<Self> {
+        let told = ControlReader::new(regions.control).read().ok()?;
+        let mut unit = Self::with(config, plan, regions, told.nonce);
+        unit.life = told.epoch;
+        unit.handed = told.handed;
+        unit.ping = told.ping;
+        unit.order = told.order.map_or(0, |order| order.number);
+        Some(unit)
+    }
+
+    fn with(
+        config: &'static system::Unit,
+        plan: Plan<'static>,
+        regions: &Regions<F>,
+        nonce: u64,
+    ) -> Self {
+        let ours = fabric::control::kicks(regions.control);
+        Self {
+            config,
+            domid: DomId(config.domid),
+            plan,
+            entry: None,
+            shared_info: Frame(0),
+            life: 0,
+            port: None,
+            handed: 0,
+            ping: 0,
+            order: 0,
+            nonce,
+            wanted: None,
+            is_running: false,
+            is_fenced: false,
+            incident: None,
+            log: regions.log,
+            health: HealthReader::new(regions.health),
+            control: ControlWriter::new(regions.control),
+            to_unit: KickWriter::new(ours, regions.kicks),
+            from_unit: KickReader::new(ours, regions.kicks, ids::COUNT as u16),
+            ring: false,
+        }
+    }
+
+    /// Hands a piece of work over; the doorbell rings with [`Unit::ring_if_needed`].
+    pub fn hand(&mut self, id: u16) {
+        // The kick first: a unit that sees the new count finds the kick.
+        self.ring |= self.to_unit.push(id) == Pushed::Ring;
+        self.handed += 1;
+        self.control.set_handed(self.handed);
+    }
+
+    /// Asks the unit to show that it can still wake.
+    pub fn send_ping(&mut self, ping: u64) {
+        self.ping = ping;
+        self.control.set_ping(ping);
+        self.ring = true;
+    }
+
+    /// Gives the unit an order.
+    pub fn give_order(&mut self, command: fabric::control::Command) {
+        self.order += 1;
+        self.control.set_order(Order { number: self.order, command });
+        self.ring = true;
+    }
+
+    /// Rings the doorbell once more: the unit may have missed it.
+    pub fn ring_again(&mut self) {
+        self.ring = true;
+    }
+
+    /// Rings the doorbell once for everything handed over since the last call.
+    pub fn ring_if_needed<C: abi::Control>(&mut self, xen: &C) {
+        if core::mem::take(&mut self.ring)
+            && let Some(port) = self.port
+        {
+            // A domain that died meanwhile hears nothing; its next life looks at everything.
+            let _ = xen.send(port);
+        }
+    }
+
+    /// Takes one kick of the unit.
+    pub fn take_kick(&mut self) -> Option<Kick> {
+        self.from_unit.pop()
+    }
+
+    /// How many kicks to take in this round.
+    pub fn kicks_ready(&self) -> usize {
+        self.from_unit.ready()
+    }
+
+    /// What the unit says of itself, perhaps still what a former life said.
+    ///
+    /// # Errors
+    /// The page holds nothing that a unit writes.
+    pub fn health(&self) -> Result<Health, HealthError> {
+        self.health.read()
+    }
+
+    /// The panic record of its present life, if it left one.
+    pub fn panic(&self) -> Option<fabric::health::Panic> {
+        self.health.panic(self.life)
+    }
+
+    /// Whether the unit says that it serves, in its present life.
+    pub fn says_it_serves(&self) -> bool {
+        self.health().is_ok_and(|h| h.state == State::Serving && h.epoch == self.life)
+    }
+
+    /// Begins an incident, unless one is open already.
+    pub fn open_incident(&mut self, reason: Reason, now_ns: u64) {
+        self.incident.get_or_insert(Incident {
+            reason,
+            rung: Rung::First,
+            detected_ns: now_ns,
+            entered_ns: 0,
+            ready_ns: 0,
+            repaired_ns: 0,
+        });
+    }
+
+    /// Announces the next life: its number and how it begins. Every word of the control page is
+    /// written anew, so that a flipped bit does not outlive a recovery.
+    pub fn next_life(&mut self, rung: Rung, life: Epoch) {
+        self.life = life;
+        self.to_unit.restart();
+        // What was handed over so far, and the scan every life begins with, is one piece of work.
+        self.handed += 1;
+        self.control.write(&Control {
+            epoch: life,
+            rung,
+            handed: self.handed,
+            ping: self.ping,
+            relay: 0,
+            order: None,
+            nonce: self.nonce,
+        });
+        if let Some(incident) = &mut self.incident {
+            incident.rung = rung;
+        }
+    }
+
+    /// Lets the announced life begin.
+    pub fn entered(&mut self, now_ns: u64) {
+        self.is_fenced = false;
+        if let Some(incident) = &mut self.incident {
+            incident.entered_ns = now_ns;
+        }
+    }
+
+    /// Fences the unit: it changes nothing any more. Afterwards its domain, if there is one, is
+    /// paused exactly once, whoever paused it.
+    ///
+    /// # Errors
+    /// What Xen says.
+    pub fn fence<C: abi::Control>(&mut self, xen: &C) -> Result<(), XenError> {
+        self.is_fenced = true;
+        match xen.domain_info(self.domid)? {
+            Some(info) if !info.paused => xen.pause(self.domid),
+            _ => Ok(()),
+        }
+    }
+
+    /// Drops the unit's execution and enters the announced life: the end of rungs 1 and 2. The
+    /// domain is paused once when this is called. Channels, grants and mappings stay.
+    ///
+    /// # Errors
+    /// What Xen says.
+    pub fn enter_again<C: abi::Control>(&mut self, xen: &C, rung: Rung) -> Result<(), XenError> {
+        let info = xen.domain_info(self.domid)?.ok_or(XenError::NotFound)?;
+        if matches!(info.state, DomainState::Shutdown(_)) {
+            xen.resume(self.domid)?;
+        }
+        // Without the reset a vCPU that was blocked stays blocked.
+        let entry = self.entry.ok_or(XenError::NotFound)?;
+        xen.reset_vcpu(self.domid)?;
+        xen.enter_pv(self.domid, &PvEntry { rung: rung as u64, ..entry })?;
+        xen.unpause(self.domid)
+    }
+
+    /// Connects the doorbell of a domain that was just created: the domain's first port.
+    ///
+    /// # Errors
+    /// What Xen says; [`XenError::Invalid`] when the domain has other ports already.
+    pub fn connect<C: abi::Control>(&mut self, xen: &C) -> Result<Port, XenError> {
+        let theirs = xen.alloc_port_for(self.domid, DomId::ORCHESTRATOR)?;
+        if theirs != DOORBELL {
+            return Err(XenError::Invalid);
+        }
+        let ours = xen.bind_interdomain(self.domid, theirs)?;
+        self.port = Some(ours);
+        Ok(ours)
+    }
+
+    /// Whether our port `port` is the doorbell of this unit's domain.
+    pub fn owns_port<C: abi::Control>(&self, xen: &C, port: Port) -> bool {
+        let status = xen.port_status(DomId::SELF, port);
+        status == Ok(PortStatus::Interdomain(self.domid, DOORBELL))
+    }
+}

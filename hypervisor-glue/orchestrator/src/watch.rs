@@ -1,0 +1,204 @@
+//! Watching and recovering: what the supervisor is shown of each unit, and what is done when it
+//! decides.
+
+use abi::{Control, DomainInfo, DomainState, ShutdownReason};
+use fabric::control::Rung;
+use fabric::epitaph::Reason;
+use fabric::health::State;
+use fabric::{Epoch, SharedMemory};
+use recovery::{Action, Actions, Event, Pause, Plan, Report, Run, Sample, Supervisor};
+
+use crate::evidence;
+use crate::host::{Host, UNITS};
+use crate::jobs::Failed;
+use crate::report::Note;
+
+/// The supervisor of the units of the system description.
+pub fn supervisor() -> Supervisor<UNITS> {
+    Supervisor::new(&core::array::from_fn(|index| {
+        let unit = &system::SYSTEM.units[index];
+        Plan { policy: unit.policy, depends_on: unit.depends_on }
+    }))
+}
+
+impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
+    /// Starts all units, each when those it depends on serve.
+    pub fn start_units(&mut self) {
+        let actions = self.supervisor.start();
+        self.carry_out(&actions);
+    }
+
+    /// Looks at the units whose deadline has come.
+    pub fn watch(&mut self) {
+        let now_ns = self.xen.now_ns();
+        if self.supervisor.wake_at().is_none_or(|at_ns| at_ns > now_ns) {
+            return;
+        }
+        for index in 0..self.units.len() {
+            if self.supervisor.is_due(now_ns, index) {
+                let sample = self.sample(index);
+                self.tell_supervisor(index, Event::Timer(sample));
+            }
+        }
+    }
+
+    /// What can be seen of a unit now; `None` if there is no domain.
+    fn sample(&self, index: usize) -> Option<Sample> {
+        let unit = &self.units[index];
+        let info = self.xen.domain_info(unit.domid).ok()??;
+        Some(Sample {
+            health: unit.health(),
+            handed: unit.handed,
+            cpu_time_ns: info.cpu_time_ns,
+            run: if info.blocked { Run::Blocked } else { Run::Runnable },
+            pause: match (info.paused, unit.is_fenced) {
+                (false, _) => Pause::No,
+                (true, true) => Pause::ByUs,
+                (true, false) => Pause::ByOther,
+            },
+        })
+    }
+
+    /// Looks which units have died.
+    pub fn scan_units(&mut self) {
+        for index in 0..self.units.len() {
+            if !self.units[index].is_running {
+                continue;
+            }
+            let domid = self.units[index].domid;
+            let reason = match self.xen.domain_info(domid) {
+                Ok(Some(info)) => match info.state {
+                    DomainState::Alive => continue,
+                    DomainState::Shutdown(reason) => self.why(index, reason),
+                    DomainState::Dying => Reason::Gone,
+                },
+                Ok(None) => Reason::Gone,
+                Err(error) => {
+                    let note = Note::Refused { what: "look at", domid, error };
+                    self.notes.add(self.xen.now_ns(), note);
+                    continue;
+                }
+            };
+            self.tell_supervisor(index, Event::Failed(reason));
+        }
+    }
+
+    /// What a unit's shutdown means: its panic handler says so, or only Xen knows.
+    fn why(&self, index: usize, reason: ShutdownReason) -> Reason {
+        let unit = &self.units[index];
+        match unit.health() {
+            Ok(h) if h.state == State::Panicked && h.epoch == unit.life => Reason::Panic,
+            _ => Reason::Exit(reason.code()),
+        }
+    }
+
+    /// Tells the supervisor what happened to a unit, and does what it decides.
+    pub fn tell_supervisor(&mut self, index: usize, event: Event) {
+        let actions = self.supervisor.handle(self.xen.now_ns(), index, event);
+        self.carry_out(&actions);
+    }
+
+    /// The supervisor's decisions. A microreset that fails makes it decide again; the ladder bounds
+    /// how often.
+    fn carry_out(&mut self, actions: &Actions) {
+        for action in actions.iter() {
+            match action {
+                Action::Fence { unit } => self.fence(unit),
+                Action::KeepEpitaph { unit, reason, rung } => self.bury(unit, reason, rung),
+                Action::Recover { unit, rung: Rung::Microreset, epoch } => {
+                    self.microreset(unit, epoch);
+                }
+                Action::Recover { unit, rung, epoch } => {
+                    self.units[unit].wanted = Some((rung, epoch));
+                }
+                Action::Ring { unit } => self.units[unit].ring_again(),
+                Action::Ping { unit, ping } => self.units[unit].send_ping(ping),
+                Action::Report { unit, report } => self.report(unit, report),
+            }
+        }
+    }
+
+    fn fence(&mut self, index: usize) {
+        let unit = &mut self.units[index];
+        unit.is_running = false;
+        if let Err(error) = unit.fence(self.xen) {
+            let note = Note::Refused { what: "pause", domid: unit.domid, error };
+            self.notes.add(self.xen.now_ns(), note);
+        }
+    }
+
+    /// Keeps what can still be read of a unit that failed.
+    fn bury(&mut self, index: usize, reason: Reason, rung: Rung) {
+        let unit = &mut self.units[index];
+        unit.open_incident(reason, self.xen.now_ns());
+        let info: Option<DomainInfo> = self.xen.domain_info(unit.domid).ok().flatten();
+        self.epitaphs.keep(evidence::of(self.xen, unit, info.as_ref(), reason, rung));
+    }
+
+    /// Rung 1, at once.
+    fn microreset(&mut self, index: usize, life: Epoch) {
+        let unit = &mut self.units[index];
+        unit.next_life(Rung::Microreset, life);
+        unit.entered(self.xen.now_ns());
+        match unit.enter_again(self.xen, Rung::Microreset) {
+            Ok(()) => self.job_done(index),
+            Err(error) => {
+                self.job_failed(&Failed { unit: index, what: "reset", error });
+            }
+        }
+    }
+
+    /// What was asked for is done: the unit runs its next life.
+    pub fn job_done(&mut self, index: usize) {
+        self.units[index].is_running = true;
+        let info = self.xen.domain_info(self.units[index].domid).ok().flatten();
+        let cpu_time_ns = info.map_or(0, |info| info.cpu_time_ns);
+        self.tell_supervisor(index, Event::JobDone { cpu_time_ns });
+    }
+
+    /// What was asked for could not be done.
+    pub fn job_failed(&mut self, failed: &Failed) {
+        let domid = self.units[failed.unit].domid;
+        self.notes.add(self.xen.now_ns(), failed.note(domid));
+        self.tell_supervisor(failed.unit, Event::JobFailed);
+    }
+
+    /// The operator wants a unit restarted.
+    pub fn restart_by_operator(&mut self, index: usize) {
+        self.tell_supervisor(index, Event::Restart(Rung::Rebuild));
+    }
+
+    fn report(&mut self, index: usize, report: Report) {
+        let now_ns = self.xen.now_ns();
+        let unit = &mut self.units[index];
+        let name = unit.config.name;
+        let note = match report {
+            Report::Serving { .. } => match &mut unit.incident {
+                // The report of the recovery waits for the first answer.
+                Some(incident) => {
+                    incident.ready_ns = now_ns;
+                    return;
+                }
+                None => Note::Ready { unit: name, domid: unit.domid },
+            },
+            Report::Starved { for_ns, received_ns } => {
+                Note::Starved { unit: name, for_ns, received_ns }
+            }
+            Report::Delayed { until_ns } => Note::Delayed { unit: name, until_ns },
+            Report::Refused => Note::Busy { unit: name },
+        };
+        self.notes.add(now_ns, note);
+    }
+
+    /// Arms the timer for the next deadline, or for `other_ns` if that comes first.
+    pub fn arm_timer(&mut self, other_ns: Option<u64>) {
+        let wanted = match (self.supervisor.wake_at(), other_ns) {
+            (Some(watch_ns), Some(other_ns)) => Some(watch_ns.min(other_ns)),
+            (watch_ns, other_ns) => watch_ns.or(other_ns),
+        };
+        if self.timer_at_ns != wanted {
+            self.xen.set_timer(wanted);
+            self.timer_at_ns = wanted;
+        }
+    }
+}

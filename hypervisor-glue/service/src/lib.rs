@@ -1,0 +1,258 @@
+//! What every service does the same way: it starts a life, takes the work that the orchestrator
+//! hands over, answers pings, says how far it got, and sleeps.
+//!
+//! A service implements [`Work`] and calls [`Service::run`]. The loop keeps the promise on which
+//! failure detection rests: `taken` is published only when everything handed over before is
+//! served, so a service that no longer serves cannot look as if it did.
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+
+pub mod entry;
+pub mod ids;
+pub mod view;
+
+use abi::{DomId, Port, PortStatus, Virq, Xen, XenError};
+use fabric::SharedMemory;
+use fabric::control::{self, Command, ControlError, ControlReader, Rung};
+use fabric::health::{HealthWriter, RecoveryReport, State};
+use fabric::kick::{Kick, KickReader, KickWriter, Pushed};
+use fabric::{Epoch, Part};
+
+/// Our end of the one event channel between a service and the orchestrator: the orchestrator
+/// allocates it before any other port of a new domain, so it is always the first.
+pub const DOORBELL: Port = Port(1);
+/// Ports searched for a timer that a former life bound: a service binds few.
+const PORTS_SEARCHED: u32 = 256;
+
+/// The regions of the fabric that each service has.
+#[derive(Clone, Copy, Debug)]
+pub struct Regions<M> {
+    /// Written by the service: state and progress.
+    pub health: M,
+    /// Written by the orchestrator: life, work, orders.
+    pub control: M,
+    /// Written by the service: its half of the kick rings.
+    pub kicks: M,
+}
+
+/// Kicks that go out to the orchestrator.
+#[derive(Debug)]
+pub struct Outbox<M: SharedMemory + Copy> {
+    writer: KickWriter<M, Part<M>, { ids::COUNT }>,
+    ring: bool,
+}
+
+impl<M: SharedMemory + Copy> Outbox<M> {
+    /// Says that `id` has something to do at the other side. The doorbell rings when the service
+    /// has served what it was handed, once for all kicks.
+    pub fn kick(&mut self, id: u16) {
+        self.ring |= self.writer.push(id) == Pushed::Ring;
+    }
+}
+
+/// What a service does with what it is handed.
+pub trait Work<M: SharedMemory + Copy> {
+    /// `id` has something to do. `None`: anything may, look at everything.
+    fn kick(&mut self, id: Option<u16>, now_ns: u64, out: &mut Outbox<M>);
+
+    /// Goes on with what is under way, a bounded piece of it. Returns how many work items were
+    /// completed, and whether there is more to do at once.
+    fn step(&mut self, now_ns: u64, out: &mut Outbox<M>) -> Step;
+
+    /// The orchestrator wants the state in the log.
+    fn dump(&self, now_ns: u64);
+}
+
+/// What a [`Work::step`] achieved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Work items completed: requests answered, messages handled.
+    pub completed: u64,
+    /// There is more to do at once.
+    pub more: bool,
+    /// Wake the service at this time even if nothing is handed over.
+    pub wake_at_ns: Option<u64>,
+}
+
+/// Why a service cannot start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartError {
+    /// The control page does not hold what the orchestrator writes.
+    Control(ControlError),
+    /// The timer cannot be bound.
+    Timer(XenError),
+}
+
+impl core::fmt::Display for StartError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match self {
+            Self::Control(error) => error.fmt(f),
+            Self::Timer(error) => write!(f, "cannot bind the timer: {error}"),
+        }
+    }
+}
+
+/// One life of a service.
+#[derive(Debug)]
+pub struct Service<'a, X: Xen, M: SharedMemory + Copy> {
+    xen: &'a X,
+    health: HealthWriter<M>,
+    control: ControlReader<M>,
+    inbox: KickReader<M, Part<M>>,
+    outbox: Outbox<M>,
+    epoch: Epoch,
+    rung: Rung,
+    nonce: u64,
+    progress: u64,
+    pong: u64,
+    order_done: u32,
+    timer_at_ns: Option<u64>,
+}
+
+impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
+    /// Begins the life that the control page announces: state `Starting`, nothing taken yet.
+    ///
+    /// # Errors
+    /// The control page is broken, or Xen refuses the timer.
+    pub fn start(xen: &'a X, regions: Regions<M>) -> Result<Self, StartError> {
+        let control = ControlReader::new(regions.control);
+        let told = control.read().map_err(StartError::Control)?;
+        let health = HealthWriter::new(regions.health);
+        health.start(told.epoch);
+        health.set_pong(told.ping);
+        bind_timer(xen).map_err(StartError::Timer)?;
+        xen.listen(DOORBELL);
+        let theirs = control::kicks(regions.control);
+        let outbox = Outbox { writer: KickWriter::new(regions.kicks, theirs), ring: false };
+        let inbox = KickReader::new(regions.kicks, theirs, ids::COUNT as u16);
+        Ok(Self {
+            xen,
+            health,
+            control,
+            inbox,
+            outbox,
+            epoch: told.epoch,
+            rung: told.rung,
+            nonce: told.nonce,
+            progress: 0,
+            pong: told.ping,
+            order_done: told.order.map_or(0, |order| order.number),
+            timer_at_ns: None,
+        })
+    }
+
+    /// The number of this life.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// How this life began.
+    pub fn rung(&self) -> Rung {
+        self.rung
+    }
+
+    /// Random number of this boot of the host: marks records as ours.
+    pub fn nonce(&self) -> u64 {
+        self.nonce
+    }
+
+    /// Says that the state of a former life is being validated or reloaded.
+    pub fn recovering(&self) {
+        self.health.set_state(self.epoch, State::Recovering);
+    }
+
+    /// Serves for ever. `report` says what the start found of a former life.
+    ///
+    /// # Panics
+    /// When the control page breaks under our feet: a fault of the orchestrator, or a flipped bit;
+    /// the ladder recovers us.
+    pub fn run<W: Work<M>>(mut self, mut work: W, report: &RecoveryReport) -> ! {
+        self.health.set_recovery(self.epoch, report);
+        self.health.set_state(self.epoch, State::Serving);
+        // A former life may have been told things that it never looked at.
+        work.kick(None, self.xen.now_ns(), &mut self.outbox);
+        self.outbox.ring = true;
+        loop {
+            self.round(&mut work);
+        }
+    }
+
+    /// Takes what is there, serves it, sleeps if nothing is left.
+    fn round<W: Work<M>>(&mut self, work: &mut W) {
+        while self.xen.next_event().is_some() {}
+        let told = self.control.read().expect("the orchestrator keeps the control page valid");
+        let now_ns = self.xen.now_ns();
+        for _ in 0..self.inbox.ready() {
+            match self.inbox.pop() {
+                Some(Kick::Id(id)) => work.kick(Some(id), now_ns, &mut self.outbox),
+                Some(Kick::ScanAll) => work.kick(None, now_ns, &mut self.outbox),
+                None => break,
+            }
+        }
+        let step = work.step(now_ns, &mut self.outbox);
+        if step.completed > 0 {
+            self.progress += step.completed;
+            self.health.set_progress(self.progress);
+        }
+        self.obey(&told, work);
+        // The count first, then the look: a kick is in the ring before it is counted, so what was
+        // counted and is not in the ring any more has been served.
+        let handed = self.control.handed().expect("the orchestrator keeps the page valid");
+        let rest = !step.more && self.inbox.ready() == 0;
+        if rest {
+            self.health.set_taken(handed);
+        }
+        if core::mem::take(&mut self.outbox.ring) {
+            self.ring();
+        }
+        if rest {
+            self.sleep(step.wake_at_ns);
+        }
+    }
+
+    /// Answers a ping and executes an order, once each.
+    fn obey<W: Work<M>>(&mut self, told: &control::Control, work: &W) {
+        if told.ping != self.pong {
+            self.pong = told.ping;
+            self.health.set_pong(told.ping);
+            self.outbox.ring = true;
+        }
+        let Some(order) = told.order.filter(|order| order.number != self.order_done) else {
+            return;
+        };
+        self.order_done = order.number;
+        match order.command {
+            Command::Dump => work.dump(self.xen.now_ns()),
+            Command::Stop => self.xen.shutdown(abi::ShutdownReason::PowerOff),
+        }
+    }
+
+    fn ring(&self) {
+        // The channel lives as long as the domain; a failure means that the orchestrator is
+        // rebuilding it, and then this life is over anyway.
+        let _ = self.xen.send(DOORBELL);
+    }
+
+    fn sleep(&mut self, wake_at_ns: Option<u64>) {
+        if wake_at_ns != self.timer_at_ns {
+            self.xen.set_timer(wake_at_ns);
+            self.timer_at_ns = wake_at_ns;
+        }
+        self.xen.block();
+        if self.timer_at_ns.is_some_and(|at_ns| at_ns <= self.xen.now_ns()) {
+            self.timer_at_ns = None;
+        }
+    }
+}
+
+/// Binds the timer, or finds it bound by a former life of this domain.
+fn bind_timer<X: Xen>(xen: &X) -> Result<(), XenError> {
+    match xen.bind_virq(Virq::Timer) {
+        Err(XenError::Exists) => {}
+        other => return other.map(|_| ()),
+    }
+    let bound = PortStatus::Virq(Virq::Timer as u32);
+    let found =
+        (1..PORTS_SEARCHED).any(|port| xen.port_status(DomId::SELF, Port(port)) == Ok(bound));
+    if found { Ok(()) } else { Err(XenError::Exists) }
+}

@@ -1,0 +1,49 @@
+//! XenStore as a unikernel: the thin shell around the engine of `store`.
+#![cfg_attr(target_os = "none", no_std)]
+#![no_main]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+mod seats;
+mod shell;
+
+use fabric::Part;
+use fabric::health::RecoveryReport;
+use fabric::view::RegionKind;
+use runtime::{Boot, FabricMemory, Life, Survivor};
+use service::Service;
+use service::view::View;
+
+use crate::shell::{Shell, Work};
+
+runtime::service!(main);
+
+/// A part of our view of the fabric.
+type Fabric = Part<FabricMemory>;
+
+/// The engine and its connections; still there after a microreset that did not interrupt a change.
+static SHELL: Survivor<Shell> = Survivor::new();
+
+fn main(boot: Boot) -> ! {
+    let xen = boot.hypervisor();
+    let view = service::entry::map_view(&boot);
+    let service = Service::start(&xen, view.regions()).expect("the control page is valid");
+    let rung = service.rung();
+    service.recovering();
+    let kept = boot.life() == Life::Microreset && SHELL.recover_if(Shell::is_whole);
+    let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
+    if kept {
+        SHELL.modify(|shell| shell.resume(&mut report));
+    } else {
+        SHELL.put(Shell::start(xen, &view, service.nonce(), &mut report));
+    }
+    // Rings that a former life mapped and nobody asked for again belong to guests that are gone.
+    xen.drop_orphans();
+    service.run(Work::new(&SHELL, log(&view)), &report)
+}
+
+/// Our log, for the operator and for epitaphs.
+fn log(view: &View<FabricMemory>) -> fabric::log::LogWriter<Fabric> {
+    fabric::log::LogWriter::new(view.own(RegionKind::Log))
+}

@@ -1,0 +1,198 @@
+//! The connections' places: which slot of the relay is whose, and where its ring is mapped.
+
+use abi::{Access, DomId, GrantRef, Xen};
+use fabric::SharedMemory;
+use fabric::domains::{Domain, DomainState, DomainsReader};
+use fabric::view::{Party, RegionKind};
+use runtime::{FabricMemory, Hypervisor, Mapping};
+use service::ids::{SLOTS, TOOL_SLOT};
+use service::view::View;
+use store::{Progress, Ring, Server};
+
+use crate::Fabric;
+
+/// The ring of one connection.
+#[derive(Debug)]
+enum Channel {
+    /// A guest's page, mapped by the grant that the toolstack seeded.
+    Guest(Ring<Mapping>),
+    /// Two pages of the fabric.
+    Service(Ring<Fabric>),
+}
+
+/// One connection with its ring.
+#[derive(Debug)]
+struct Seat {
+    client: u16,
+    domid: u16,
+    channel: Channel,
+}
+
+/// All connections, by slot, and the domains that were last seen there.
+#[derive(Debug)]
+pub struct Seats {
+    xen: Hypervisor,
+    /// Grant reference under which every guest grants us its ring: our own domid.
+    reference: GrantRef,
+    table: DomainsReader<Fabric>,
+    generation: u64,
+    seen: [Option<Domain>; SLOTS],
+    seats: [Option<Seat>; SLOTS],
+}
+
+impl Seats {
+    /// Empty seats.
+    pub fn new(xen: Hypervisor, view: &View<FabricMemory>, domid: u16) -> Self {
+        let table = view.of(RegionKind::Domains, Party::ORCHESTRATOR);
+        Self {
+            xen,
+            reference: GrantRef(u32::from(domid)),
+            table: DomainsReader::new(table),
+            generation: u64::MAX,
+            seen: [None; SLOTS],
+            seats: [const { None }; SLOTS],
+        }
+    }
+
+    /// Seats tool-uk on its two pages of the fabric.
+    pub fn seat_tool(&mut self, client: u16, domid: u16, view: &View<FabricMemory>) {
+        let tool = Party::unit(system::TOOL_UK);
+        let ring = Ring::Pair {
+            client: view.of(RegionKind::StoreClient, tool),
+            server: view.of(RegionKind::StoreServer, tool),
+        };
+        let seat = Seat { client, domid, channel: Channel::Service(ring) };
+        self.seats[usize::from(TOOL_SLOT)] = Some(seat);
+    }
+
+    /// Maps the ring of a guest and gives it the seat of its slot. False: it is no domain of the
+    /// table, or it does not grant us its ring; that is its own business.
+    pub fn seat_guest(&mut self, client: u16, domid: u16) -> bool {
+        let Some(slot) = self.slot_of(domid) else { return false };
+        // A ring that is mapped already must go first: it may be another life's.
+        self.seats[slot] = None;
+        let granted = self.xen.map_grants(DomId(domid), &[self.reference], Access::ReadWrite);
+        let Ok(page) = granted else { return false };
+        let channel = Channel::Guest(Ring::Page(page));
+        self.seats[slot] = Some(Seat { client, domid, channel });
+        true
+    }
+
+    /// Tells the server that a connection's ring is there. Returns the slot to notify, if any.
+    pub fn attach<M: SharedMemory, A: SharedMemory>(
+        &self,
+        server: &mut Server<M, A>,
+        client: u16,
+    ) -> Option<u16> {
+        let (slot, seat) = self.of_client(client)?;
+        let notify = match &seat.channel {
+            Channel::Guest(ring) => server.attached(client, ring),
+            Channel::Service(ring) => server.attached(client, ring),
+        };
+        notify.then_some(slot)
+    }
+
+    /// Serves a connection. `None`: it has no ring any more.
+    pub fn serve<M: SharedMemory, A: SharedMemory>(
+        &self,
+        server: &mut Server<M, A>,
+        client: u16,
+        now_ns: u64,
+    ) -> Option<(u16, Progress)> {
+        let (slot, seat) = self.of_client(client)?;
+        let progress = match &seat.channel {
+            Channel::Guest(ring) => server.serve(client, ring, now_ns),
+            Channel::Service(ring) => server.serve(client, ring, now_ns),
+        };
+        Some((slot, progress))
+    }
+
+    /// The connection on a slot.
+    pub fn client_on(&self, slot: u16) -> Option<u16> {
+        Some(self.seats.get(usize::from(slot))?.as_ref()?.client)
+    }
+
+    /// The connection that a domain's seat serves.
+    pub fn client_of(&self, domid: u16) -> Option<u16> {
+        let mut seats = self.seats.iter().flatten();
+        seats.find(|seat| seat.domid == domid).map(|seat| seat.client)
+    }
+
+    /// All connections that have a seat.
+    pub fn clients(&self) -> impl Iterator<Item = u16> + '_ {
+        self.seats.iter().flatten().map(|seat| seat.client)
+    }
+
+    /// Unmaps the ring of a connection that ended.
+    pub fn leave(&mut self, client: u16) {
+        for seat in &mut self.seats {
+            if seat.as_ref().is_some_and(|seat| seat.client == client) {
+                *seat = None;
+            }
+        }
+    }
+
+    /// Looks what has become of the domains, and tells the server. A guest that is being destroyed
+    /// loses its ring at once: our mapping would keep it as a zombie.
+    pub fn look_at_domains<M: SharedMemory, A: SharedMemory>(&mut self, server: &mut Server<M, A>) {
+        // An unreadable table is looked at again with the next change.
+        let Ok(generation) = self.table.generation() else { return };
+        if generation == self.generation {
+            return;
+        }
+        self.generation = generation;
+        for slot in 1..SLOTS {
+            let Ok(now) = self.table.get(slot) else {
+                self.generation = generation.wrapping_sub(1);
+                continue;
+            };
+            let before = core::mem::replace(&mut self.seen[slot], now);
+            if let Some(gone) = before.filter(|before| is_over(before, now.as_ref())) {
+                self.seats[slot] = None;
+                server.domain_gone(gone.domid);
+            }
+            if let Some(domain) = now.filter(|domain| domain.state == DomainState::Shutdown) {
+                server.domain_shut_down(domain.domid);
+            }
+        }
+    }
+
+    /// Tells the server of domains that it knows and that are no longer in the table: they went
+    /// while we were away.
+    pub fn bury_the_absent<M: SharedMemory, A: SharedMemory>(&self, server: &mut Server<M, A>) {
+        let known: alloc::vec::Vec<u16> = server
+            .connections()
+            .filter(|connection| connection.origin == store::Origin::Introduced)
+            .map(|connection| connection.domid)
+            .collect();
+        for domid in known {
+            if self.slot_of(domid).is_none() {
+                server.domain_gone(domid);
+            }
+        }
+    }
+
+    fn of_client(&self, client: u16) -> Option<(u16, &Seat)> {
+        let of_client = |seat: &&Seat| seat.client == client;
+        let mut seats = self.seats.iter().enumerate();
+        seats.find_map(|(slot, seat)| Some((slot as u16, seat.as_ref().filter(of_client)?)))
+    }
+
+    /// The slot of a domain that lives.
+    fn slot_of(&self, domid: u16) -> Option<usize> {
+        (1..SLOTS).find(|slot| {
+            let domain = self.table.get(*slot).ok().flatten();
+            domain.is_some_and(|domain| domain.domid == domid && lives(&domain))
+        })
+    }
+}
+
+fn lives(domain: &Domain) -> bool {
+    !matches!(domain.state, DomainState::Dying | DomainState::Gone)
+}
+
+/// Whether the life of `before` is over, given what is on its slot now.
+fn is_over(before: &Domain, now: Option<&Domain>) -> bool {
+    lives(before)
+        && now.is_none_or(|now| (now.domid, now.life) != (before.domid, before.life) || !lives(now))
+}

@@ -1,0 +1,193 @@
+//! The engine between its inputs and outputs: kicks and the domain table in, served rings and kicks
+//! out.
+
+use alloc::vec::Vec;
+use core::fmt::Write;
+
+use fabric::health::RecoveryReport;
+use fabric::log::{Level, LogWriter};
+use fabric::view::RegionKind;
+use runtime::{FabricMemory, Hypervisor, Survivor};
+use service::ids::{self, STORES};
+use service::view::View;
+use service::{Outbox, Step};
+use store::{Action, Config, Origin, Server, Stats};
+
+use crate::Fabric;
+use crate::seats::Seats;
+
+/// Requests served between two looks at the inbox.
+const SERVED_PER_STEP: usize = 16;
+
+/// The engine and its connections.
+#[derive(Debug)]
+pub struct Shell {
+    server: Server<Fabric, Fabric>,
+    seats: Seats,
+    damaged: bool,
+}
+
+impl Shell {
+    /// Reads back what the fabric holds, or begins a new store, and seats everybody.
+    pub fn start(
+        xen: Hypervisor,
+        view: &View<FabricMemory>,
+        nonce: u64,
+        report: &mut RecoveryReport,
+    ) -> Self {
+        let tool = system::SYSTEM.units[system::TOOL_UK].domid;
+        let own = system::SYSTEM.units[view.unit()].domid;
+        let config = Config::new(nonce, &[tool], system::SLOTS);
+        let (server, found) =
+            Server::start(&config, view.own(RegionKind::Slots), view.own(RegionKind::Areas));
+        report.reloaded = found.load.nodes;
+        report.dropped = found.load.lost_records + found.damaged_areas;
+        let mut shell = Self { server, seats: Seats::new(xen, view, own), damaged: false };
+        let client = shell.server.open(tool).expect("the first connection is always free");
+        shell.seats.seat_tool(client, tool, view);
+        shell.seats.bury_the_absent(&mut shell.server);
+        shell.seat_everybody(report);
+        shell
+    }
+
+    /// Whether no change of the state was interrupted.
+    pub fn is_whole(&self) -> bool {
+        self.server.is_consistent() && !self.damaged
+    }
+
+    /// Goes on in memory that a microreset kept.
+    pub fn resume(&mut self, report: &mut RecoveryReport) {
+        report.dropped = self.server.resume();
+        report.kept = self.server.state().committed() as u32;
+        self.seats.look_at_domains(&mut self.server);
+        self.seat_everybody(report);
+    }
+
+    /// Attaches every connection that the state knows to its ring.
+    fn seat_everybody(&mut self, report: &mut RecoveryReport) {
+        // A list of its own: attaching may change that of the server.
+        let connections: Vec<_> = self.server.connections().collect();
+        for connection in connections {
+            let seated = connection.origin == Origin::Shell
+                || self.seats.client_of(connection.domid) == Some(connection.client)
+                || self.seats.seat_guest(connection.client, connection.domid);
+            if seated {
+                self.seats.attach(&mut self.server, connection.client);
+                report.resumed += 1;
+            } else {
+                self.server.attach_failed(connection.client);
+            }
+        }
+    }
+
+    /// Notes that a connection, or all of them, may have something to say.
+    fn kick(&mut self, id: Option<u16>) {
+        match id {
+            Some(id) if STORES.contains(&id) => {
+                if let Some(client) = self.seats.client_on(id) {
+                    self.server.kick(client);
+                }
+            }
+            Some(ids::DOMAINS) => self.seats.look_at_domains(&mut self.server),
+            Some(_) => {}
+            None => {
+                self.seats.look_at_domains(&mut self.server);
+                for client in self.seats.clients() {
+                    self.server.kick(client);
+                }
+            }
+        }
+    }
+
+    /// Serves some requests, then does what the engine wants done.
+    fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
+        let mut step = Step { more: true, ..Step::default() };
+        for _ in 0..SERVED_PER_STEP {
+            let Some(client) = self.server.next_ready(now_ns) else {
+                step.more = false;
+                break;
+            };
+            let served = self.seats.serve(&mut self.server, client, now_ns);
+            let Some((slot, progress)) = served else { continue };
+            if progress.notify {
+                out.kick(slot);
+            }
+            if let Some(fault) = progress.fault {
+                // What is in memory is not what was written: the next life reads it back.
+                self.damaged = true;
+                panic!("memory is damaged: {fault:?}");
+            }
+            step.completed += u64::from(progress.executed || progress.notify);
+            self.act(out);
+        }
+        self.act(out);
+        if !step.more {
+            self.idle(now_ns, &mut step);
+        }
+        step
+    }
+
+    fn act(&mut self, out: &mut Outbox<Fabric>) {
+        while let Some(action) = self.server.next_action() {
+            match action {
+                Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
+                    if self.seats.seat_guest(client, domid) {
+                        if let Some(slot) = self.seats.attach(&mut self.server, client) {
+                            out.kick(slot);
+                        }
+                    } else {
+                        self.server.attach_failed(client);
+                    }
+                }
+                Action::Disconnect { client, .. } => self.seats.leave(client),
+                Action::LimitReached { .. } | Action::Print => {}
+            }
+        }
+    }
+
+    /// A little of what never hurries: scrubbing, sweeping.
+    fn idle(&mut self, now_ns: u64, step: &mut Step) {
+        if let Some(fault) = self.server.idle_step(now_ns) {
+            self.damaged = true;
+            panic!("memory is damaged: {fault:?}");
+        }
+        step.wake_at_ns = Some(self.server.next_deadline(now_ns));
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> Stats {
+        self.server.stats()
+    }
+}
+
+/// What the service loop drives.
+#[derive(Debug)]
+pub struct Work {
+    shell: &'static Survivor<Shell>,
+    log: core::cell::RefCell<LogWriter<Fabric>>,
+}
+
+impl Work {
+    /// Work on the shell that `place` holds.
+    pub fn new(place: &'static Survivor<Shell>, log: LogWriter<Fabric>) -> Self {
+        Self { shell: place, log: core::cell::RefCell::new(log) }
+    }
+}
+
+impl service::Work<Fabric> for Work {
+    fn kick(&mut self, id: Option<u16>, _: u64, _: &mut Outbox<Fabric>) {
+        self.shell.modify(|shell| shell.kick(id));
+    }
+
+    fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
+        self.shell.modify(|shell| shell.step(now_ns, out))
+    }
+
+    fn dump(&self, now_ns: u64) {
+        let stats = self.shell.read(Shell::stats);
+        let mut text = heapless::String::<200>::new();
+        // What does not fit is cut.
+        let _ = write!(text, "{stats:?}");
+        self.log.borrow_mut().line(now_ns, Level::Information, format_args!("{text}"));
+    }
+}
