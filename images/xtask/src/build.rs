@@ -51,7 +51,7 @@ const fn unikernel(package: &'static str, name: &'static str, part: Part) -> Uni
 }
 
 /// Every unikernel.
-pub const UNIKERNELS: [Unikernel; 4] = [
+pub const UNIKERNELS: [Unikernel; 5] = [
     // docs/SPECIFICATION.md: the orchestrator stays small enough to be read.
     Unikernel {
         limit: Some(512 * KIB),
@@ -59,6 +59,7 @@ pub const UNIKERNELS: [Unikernel; 4] = [
     },
     unikernel("xenstore-uk", "xenstore-uk", Part::Archive),
     unikernel("tool-uk", "tool-uk", Part::Archive),
+    unikernel("glue-test", "glue-orchestrator", Part::Test),
     unikernel("glue-test", "glue-service", Part::Test),
 ];
 

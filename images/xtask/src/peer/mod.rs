@@ -2,6 +2,7 @@
 //! compared with, and our unikernels as ordinary guests on it.
 
 pub mod drive;
+pub mod guest;
 pub mod host;
 mod pick;
 pub mod xl;
@@ -28,6 +29,15 @@ pub struct Options {
     /// Boot the host and run this command in dom0's shell (may be given again).
     #[arg(long, value_name = "COMMAND", conflicts_with = "xl")]
     pub run: Vec<String>,
+    /// Boot the host and run a Linux guest of this kind with the work that --work names.
+    #[arg(long, value_name = "KIND", conflicts_with_all = ["xl", "run"])]
+    pub guest: Option<guest::Kind>,
+    /// What the guest does (see images/guest/init); it may be given again, for one guest each.
+    #[arg(long, value_name = "WORK", default_value = "run:xsload,bench")]
+    pub work: Vec<String>,
+    /// Words for Xen's command line.
+    #[arg(long, value_name = "WORDS")]
+    pub xen_append: Vec<String>,
     /// Run on the virtual clock: one instruction is one nanosecond.
     #[arg(long = "virtual")]
     pub virtual_clock: bool,
@@ -64,16 +74,43 @@ pub fn run(options: &Options) -> Result<()> {
         }
         return Ok(());
     }
+    let mut setup = drive::Setup::new("run", clock);
+    setup.xen_args.clone_from(&options.xen_append);
+    if let Some(kind) = options.guest {
+        return guests(&steps, &host, setup, kind, &options.work);
+    }
     if options.run.is_empty() {
         return Ok(());
     }
-    let setup = drive::Setup::new("run", clock);
-    let commands = u32::try_from(options.run.len())?;
-    let limit = COMMAND_LIMIT.saturating_mul(commands.saturating_add(1));
-    let mut peer = drive::Peer::boot(&host, &setup, limit)?;
+    commands(&host, &setup, &options.run)
+}
+
+/// Runs one guest for each work, and shows what it wrote.
+fn guests(
+    steps: &Steps,
+    host: &host::Host,
+    setup: drive::Setup,
+    kind: guest::Kind,
+    works: &[String],
+) -> Result<()> {
+    crate::guest::build(steps)?;
+    let guests: Vec<guest::Guest> = works
+        .iter()
+        .enumerate()
+        .map(|(index, work)| guest::Guest::new(&format!("g{index}"), kind, work))
+        .collect();
+    let limit = COMMAND_LIMIT.saturating_mul(u32::try_from(guests.len())?.saturating_add(1));
+    guest::run(host, setup, &guests, limit, |line| println!("{line}")).map(drop)
+}
+
+/// Runs each command in dom0's shell, and shows what it wrote.
+fn commands(host: &host::Host, setup: &drive::Setup, commands: &[String]) -> Result<()> {
+    let count = u32::try_from(commands.len())?;
+    let limit = COMMAND_LIMIT.saturating_mul(count.saturating_add(1));
+    let mut peer = drive::Peer::boot(host, setup, limit)?;
     println!("{}", peer.ready().text);
     let mut failed = 0;
-    for command in &options.run {
+    for command in commands {
         let reply = peer.shell(command, COMMAND_LIMIT)?;
         println!("# {command}");
         reply.lines.iter().for_each(|line| println!("{line}"));
@@ -82,7 +119,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     peer.stop()?;
     if failed > 0 {
-        bail!("{failed} of {commands} commands failed");
+        bail!("{failed} of {count} commands failed");
     }
     Ok(())
 }
