@@ -1,5 +1,5 @@
-//! Linux guests of the classic host: the same kernel, file system and workload as on ours, so that a
-//! difference in figures is one of the hosts.
+//! Linux guests of the classic host: the same kernel, file system and workload as on ours, so that
+//! a difference in figures is one of the hosts.
 
 use std::fs;
 use std::time::Duration;
