@@ -21,6 +21,7 @@ pub enum Call {
     GrantTableOp = 20,
     VmAssist = 21,
     Iret = 23,
+    VcpuOp = 24,
     MmuextOp = 26,
     SchedOp = 29,
     EventChannelOp = 32,

@@ -88,7 +88,7 @@ fn grants_are_checked_and_survive_their_entry() {
     drop(table);
     assert_eq!(mapping.load_u64(0), 9, "a mapping outlives the entry");
     let gone = service.map_grants(GUEST, &reference, Access::ReadOnly);
-    assert_eq!(gone.err(), Some(XenError::Grant(-3)));
+    assert_eq!(gone.err(), Some(XenError::Grant(-1)));
     xen.destroy_domain(GUEST, &mut || ()).unwrap();
     assert!(machine.exists(GUEST), "a zombie");
     xen.destroy_domain(SERVICE, &mut || ()).unwrap();

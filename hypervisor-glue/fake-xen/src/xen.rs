@@ -26,7 +26,7 @@ pub struct DomainEnded {
 
 /// `GNTST_bad_gntref`.
 const BAD_REFERENCE: XenError = XenError::Grant(-3);
-/// `GNTST_general_error`: the grant does not allow this access, or this domain.
+/// `GNTST_general_error`: the entry allows nothing, or not this access, or not this domain.
 const REFUSED: XenError = XenError::Grant(-1);
 /// `GNTST_bad_domain`.
 const BAD_DOMAIN: XenError = XenError::Grant(-2);
@@ -105,7 +105,7 @@ fn entry(domain: &Domain, reference: GrantRef) -> Result<(DomId, Page, u64, Acce
     let access = match u16::from_le_bytes([flags, flags_high]) & 7 {
         1 => Access::ReadWrite,
         5 => Access::ReadOnly,
-        _ => return Err(BAD_REFERENCE),
+        _ => return Err(REFUSED),
     };
     let frame = u64::from(u32::from_le_bytes(frame));
     let page = domain.pages.get(&frame).cloned().ok_or(BAD_REFERENCE)?;

@@ -145,6 +145,7 @@ extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
     }
     traps::own();
     upcall::open();
+    stop_ticker();
     guard_pages();
     if let Err(error) = window::open() {
         failure::fail(format_args!("no window for mappings: {error}"));
@@ -261,6 +262,14 @@ fn archive(info: &StartInfo) -> &'static [u8] {
     }
     // SAFETY: Xen has loaded and mapped the module there, in memory of ours that nobody writes.
     unsafe { slice::from_raw_parts(info.mod_start as *const u8, info.mod_len as usize) }
+}
+
+/// Xen ticks PV domains a hundred times a second from their start; ours sleep until there is work.
+fn stop_ticker() {
+    /// `VCPUOP_stop_periodic_timer`.
+    const STOP_PERIODIC: u64 = 7;
+    // SAFETY: No memory is passed; for the own vCPU 0 it cannot fail.
+    let _ = unsafe { hypercall(Call::VcpuOp, [STOP_PERIODIC, 0, 0, 0, 0]) };
 }
 
 /// Lets the initial domain use I/O ports, for [`Hypervisor::machine_exit`].
