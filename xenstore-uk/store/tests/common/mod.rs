@@ -184,6 +184,9 @@ impl Host {
 
     pub fn actions(&mut self) {
         while let Some(action) = self.server.next_action() {
+            if self.budget.is_exhausted() {
+                return;
+            }
             match action {
                 Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
                     self.guests.entry(domid).or_insert_with(Guest::new);
@@ -201,11 +204,17 @@ impl Host {
             let Some(client) = self.server.next_ready(self.now_ns) else { break };
             let info = self.server.connections().find(|info| info.client == client);
             let Some(info) = info else { continue };
+            if !self.guests.contains_key(&info.domid) {
+                continue;
+            }
             let ring = self.ring(info.domid);
             let progress = self.server.serve(client, &ring, self.now_ns);
             assert_eq!(progress.fault, None);
             self.notified += u64::from(progress.notify);
             self.actions();
+            if self.budget.is_exhausted() {
+                return;
+            }
         }
     }
 
@@ -267,6 +276,17 @@ impl Host {
         self.server = server;
         self.reattach();
         report
+    }
+
+    /// As [`Host::restart`], with the stores that the budget has left.
+    pub fn restart_within_budget(&mut self) {
+        let (server, _) = Server::start(
+            &self.config,
+            Crashing::new(self.slots.clone(), self.budget.clone()),
+            Crashing::new(self.areas.clone(), self.budget.clone()),
+        );
+        self.server = server;
+        self.reattach();
     }
 
     pub fn reattach(&mut self) {
