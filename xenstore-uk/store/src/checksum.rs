@@ -36,6 +36,11 @@ impl Checksum {
         sum.word(tail_word(tail) ^ ((bytes.len() as u64) << 56))
     }
 
+    /// The state as it is: for a value that only goes into another checksum.
+    pub(crate) fn raw(self) -> u64 {
+        self.0
+    }
+
     /// The result: never zero, because a zero in shared memory means "nothing here".
     pub fn finish(self) -> u64 {
         let mixed = (self.0 ^ (self.0 >> 32)).wrapping_mul(FACTOR);
@@ -43,9 +48,30 @@ impl Checksum {
     }
 }
 
-/// At most seven bytes as one word.
+/// At most seven bytes as one word, in few steps: names are short and many.
 fn tail_word(tail: &[u8]) -> u64 {
-    tail.iter().rev().fold(0, |word, byte| (word << 8) | u64::from(*byte))
+    let len = tail.len();
+    if let (Some(first), Some(last)) = (tail.first_chunk::<4>(), tail.last_chunk::<4>()) {
+        let first = u64::from(u32::from_le_bytes(*first));
+        // The overlap has the same bytes in both.
+        return first | u64::from(u32::from_le_bytes(*last)) << ((len - 4) * 8);
+    }
+    match tail {
+        [] => 0,
+        [first, .., last] => {
+            let middle = u64::from(tail[len / 2]) << (len / 2 * 8);
+            u64::from(*first) | middle | u64::from(*last) << ((len - 1) * 8)
+        }
+        [only] => u64::from(*only),
+    }
+}
+
+/// The first eight bytes, or as many as there are with zeros behind them.
+pub(crate) fn first_word(bytes: &[u8]) -> u64 {
+    match bytes.first_chunk::<8>() {
+        Some(word) => u64::from_le_bytes(*word),
+        None => tail_word(bytes),
+    }
 }
 
 /// The checksum of `bytes` under `key`.
@@ -76,6 +102,16 @@ mod tests {
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
         assert_ne!(checksum(2, &bytes), good);
+    }
+
+    #[test]
+    fn first_bytes() {
+        let bytes = *b"abcdefghi";
+        for len in 0..=9 {
+            let mut padded = [0; 8];
+            padded[..len.min(8)].copy_from_slice(&bytes[..len.min(8)]);
+            assert_eq!(first_word(&bytes[..len]), u64::from_le_bytes(padded));
+        }
     }
 
     #[test]

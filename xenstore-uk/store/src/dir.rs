@@ -6,28 +6,43 @@
 //! DIRECTORY_PART finds its offset in logarithmic time.
 
 use alloc::rc::Rc;
+use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use crate::node::{Link, Node};
+use crate::node::{Link, Node, name_key};
 
 /// The child with this name.
 pub fn find<'a>(root: &'a Link, name: &[u8]) -> Option<&'a Node> {
+    find_keyed(root, name, name_key(name))
+}
+
+/// As [`find`] with the name's key at hand.
+pub fn find_keyed<'a>(root: &'a Link, name: &[u8], key: u64) -> Option<&'a Node> {
     let mut link = root;
     while let Some(node) = link {
-        link = match name.cmp(node.name()) {
-            Ordering::Less => &node.left,
-            Ordering::Greater => &node.right,
-            Ordering::Equal => return Some(node),
-        };
+        // Most steps are decided by the key alone.
+        let own = node.key();
+        if key < own {
+            link = &node.left;
+        } else if key > own {
+            link = &node.right;
+        } else {
+            match node.compare(name, key) {
+                Ordering::Less => link = &node.left,
+                Ordering::Greater => link = &node.right,
+                Ordering::Equal => return Some(node),
+            }
+        }
     }
     None
 }
 
-/// The child with this name, to be changed: copies what snapshots share on the way to it.
-pub fn find_mut<'a>(root: &'a mut Link, name: &[u8]) -> Option<&'a mut Node> {
+/// The child with this name, whose key is `key`, to be changed: copies what snapshots share on
+/// the way to it.
+pub fn find_mut_keyed<'a>(root: &'a mut Link, name: &[u8], key: u64) -> Option<&'a mut Node> {
     let mut link = root;
     while let Some(shared) = link {
-        let order = name.cmp(shared.name());
+        let order = shared.compare(name, key);
         let node = Rc::make_mut(shared);
         link = match order {
             Ordering::Less => &mut node.left,
@@ -49,7 +64,7 @@ pub fn insert(root: &mut Link, mut new: Rc<Node>) -> bool {
     while link.as_ref().is_some_and(|node| node.priority >= new.priority) {
         let node = Rc::make_mut(link.as_mut().expect("the condition saw it"));
         node.listing += added;
-        link = if new.name() < node.name() { &mut node.left } else { &mut node.right };
+        link = if new.compare_names(node).is_lt() { &mut node.left } else { &mut node.right };
     }
     let (left, right) = split(link.take(), new.name());
     let node = Rc::make_mut(&mut new);
@@ -63,17 +78,53 @@ pub fn insert(root: &mut Link, mut new: Rc<Node>) -> bool {
 /// Takes the child with this name out, alone (its own children stay with it).
 pub fn remove(root: &mut Link, name: &[u8]) -> Option<Rc<Node>> {
     let removed = find(root, name)?.own_listing();
+    let key = name_key(name);
     let mut link = root;
-    while link.as_ref().is_some_and(|node| node.name() != name) {
+    while link.as_ref().is_some_and(|node| node.compare(name, key).is_ne()) {
         let node = Rc::make_mut(link.as_mut().expect("the condition saw it"));
         node.listing -= removed;
-        link = if name < node.name() { &mut node.left } else { &mut node.right };
+        link = if node.compare(name, key).is_lt() { &mut node.left } else { &mut node.right };
     }
     let mut taken = link.take()?;
     let node = Rc::make_mut(&mut taken);
     *link = merge(node.left.take(), node.right.take());
     node.listing = node.own_listing();
     Some(taken)
+}
+
+/// Builds the treap of nodes in ascending order of their names, which nobody shares. Answers
+/// those whose name was there already.
+pub fn build(sorted: impl Iterator<Item = Rc<Node>>, spine: &mut Vec<Rc<Node>>) -> (Link, usize) {
+    /// Ends the lowest node of the right spine: `below` is what hangs right of it.
+    fn end(mut lowest: Rc<Node>, below: Link) -> Rc<Node> {
+        let node = Rc::make_mut(&mut lowest);
+        node.listing = node.own_listing() + listing(&node.left) + listing(&below);
+        node.right = below;
+        lowest
+    }
+    let mut repeated = 0;
+    spine.clear();
+    for mut next in sorted {
+        if spine.last().is_some_and(|last| last.compare_names(&next).is_eq()) {
+            repeated += 1;
+            continue;
+        }
+        let mut below: Link = None;
+        while let Some(last) = spine.pop() {
+            if last.priority >= next.priority {
+                spine.push(last);
+                break;
+            }
+            below = Some(end(last, below));
+        }
+        Rc::make_mut(&mut next).left = below;
+        spine.push(next);
+    }
+    let mut root: Link = None;
+    while let Some(last) = spine.pop() {
+        root = Some(end(last, root));
+    }
+    (root, repeated)
 }
 
 fn listing(link: &Link) -> u32 {
@@ -122,13 +173,13 @@ fn merge(first: Link, second: Link) -> Link {
 #[derive(Debug)]
 pub struct Children<'a> {
     /// Nodes whose left side is done; the next one on top.
-    waiting: alloc::vec::Vec<&'a Node>,
+    waiting: Vec<&'a Node>,
 }
 
 impl<'a> Children<'a> {
     /// All children.
     pub fn new(root: &'a Link) -> Self {
-        let mut children = Self { waiting: alloc::vec::Vec::new() };
+        let mut children = Self { waiting: Vec::new() };
         children.descend(root);
         children
     }
@@ -136,7 +187,7 @@ impl<'a> Children<'a> {
     /// The children from the one that holds byte `offset` of the DIRECTORY reply; and how many
     /// bytes of that child's entry lie before it.
     pub fn from_offset(root: &'a Link, offset: usize) -> (Self, usize) {
-        let mut children = Self { waiting: alloc::vec::Vec::new() };
+        let mut children = Self { waiting: Vec::new() };
         let mut rest = offset;
         let mut link = root;
         while let Some(node) = link {
@@ -158,7 +209,7 @@ impl<'a> Children<'a> {
 
     /// The children after the one with this name, whether that exists or not.
     pub fn after(root: &'a Link, name: &[u8]) -> Self {
-        let mut children = Self { waiting: alloc::vec::Vec::new() };
+        let mut children = Self { waiting: Vec::new() };
         let mut link = root;
         while let Some(node) = link {
             if name < node.name() {
@@ -193,7 +244,6 @@ impl<'a> Iterator for Children<'a> {
 mod tests {
     use super::*;
     use alloc::collections::BTreeSet;
-    use alloc::vec::Vec;
     use proptest::prelude::*;
     use wire::{Access, Permission};
 
@@ -254,6 +304,27 @@ mod tests {
                 let expected: Vec<_> = then.iter().filter(|n| *n > name).cloned().collect();
                 prop_assert_eq!(rest, expected);
             }
+        }
+    }
+
+    /// Built at once or name by name: the same treap.
+    #[test]
+    fn built_at_once() {
+        for count in 0..60 {
+            let name = |number: usize| format!("n{:03}", number * 7 % 61).into_bytes();
+            let mut one_by_one: Link = None;
+            (0..count).for_each(|number| assert!(insert(&mut one_by_one, node(&name(number)))));
+            let mut sorted: Vec<_> = (0..count).map(name).collect();
+            sorted.sort();
+            let nodes = sorted.iter().map(|name| node(name));
+            let (at_once, repeated) = build(nodes, &mut Vec::new());
+            assert_eq!(repeated, 0);
+            check(&at_once);
+            assert_eq!(format!("{at_once:?}"), format!("{one_by_one:?}"));
+            let twice = sorted.iter().flat_map(|name| [node(name), node(name)]);
+            let (again, repeated) = build(twice, &mut Vec::new());
+            assert_eq!(repeated, sorted.len());
+            assert_eq!(format!("{again:?}"), format!("{at_once:?}"));
         }
     }
 

@@ -47,6 +47,7 @@
 
 extern crate alloc;
 
+mod body;
 mod checksum;
 mod codec;
 mod connection;

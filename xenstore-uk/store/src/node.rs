@@ -6,9 +6,12 @@
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
+use core::cmp::Ordering;
+
 use wire::{Access, Permission};
 
-use crate::checksum::{Checksum, checksum};
+use crate::body::Body;
+use crate::checksum::{Checksum, checksum, first_word};
 
 /// A shared node or nothing.
 pub type Link = Option<Rc<Node>>;
@@ -26,7 +29,9 @@ pub struct Node {
     /// Root of the treap of children.
     pub(crate) children: Link,
     /// Permissions, name and value, one after the other.
-    body: Rc<[u8]>,
+    body: Body,
+    /// The first bytes of the name, for comparisons.
+    key: u64,
     /// The commit that last changed value or permissions.
     pub(crate) generation: u64,
     /// The commit that last added or removed a child; after a reload, the last commit of all.
@@ -45,9 +50,31 @@ pub struct Node {
     permissions: u16,
 }
 
+/// What a node's durable record holds.
+pub(crate) struct NodeParts<'a> {
+    pub body: &'a [u8],
+    pub name_len: u16,
+    pub permissions: u16,
+    pub sum: u64,
+    pub generation: u64,
+    pub children_generation: u64,
+    pub record: u32,
+    pub parent: u32,
+    pub priority: u32,
+}
+
 /// The hash of a child's path from that of its parent.
 pub fn child_hash(parent: u64, name: &[u8]) -> u64 {
-    checksum(parent, name)
+    keyed_hash(parent, name, name_key(name))
+}
+
+/// As [`child_hash`] with the name's key at hand.
+pub(crate) fn keyed_hash(parent: u64, name: &[u8], key: u64) -> u64 {
+    match name.len() {
+        // The key is the whole name.
+        len @ ..=8 => Checksum::new(parent).word(key).word(len as u64).raw(),
+        _ => checksum(parent, name),
+    }
 }
 
 /// The hash of the root's path.
@@ -64,41 +91,48 @@ impl Node {
         node
     }
 
-    /// A node from the parts of a durable record; `None` where the lengths do not fit.
-    pub fn from_body(body: &[u8], name_len: u16, permissions: u16, seed: u64) -> Option<Self> {
-        let name_at = usize::from(permissions) * ENTRY_LEN;
-        let name = body.get(name_at..name_at + usize::from(name_len))?;
-        let mut node = Self::default();
-        node.priority = priority(seed, name);
-        node.body = Rc::from(body);
-        node.name_len = name_len;
-        node.permissions = permissions;
-        node.listing = node.own_listing();
-        (permissions > 0).then_some(node)
+    /// A node from its durable record's parts; `None` where the lengths do not fit.
+    pub(crate) fn from_parts(parts: &NodeParts<'_>) -> Option<Self> {
+        let name_at = usize::from(parts.permissions) * ENTRY_LEN;
+        let name = parts.body.get(name_at..name_at + usize::from(parts.name_len))?;
+        if parts.permissions == 0 {
+            return None;
+        }
+        Some(Self {
+            left: None,
+            right: None,
+            children: None,
+            body: Body::join(&[parts.body]),
+            key: name_key(name),
+            generation: parts.generation,
+            children_generation: parts.children_generation,
+            sum: parts.sum,
+            record: parts.record,
+            parent: parts.parent,
+            priority: parts.priority,
+            listing: u32::from(parts.name_len) + 1,
+            name_len: parts.name_len,
+            permissions: parts.permissions,
+        })
     }
 
     fn set_content(&mut self, name: &[u8], permissions: &[Permission], value: &[u8]) {
-        let mut body = Vec::with_capacity(permissions.len() * ENTRY_LEN + name.len() + value.len());
-        for entry in permissions {
-            body.extend_from_slice(&pack(*entry));
-        }
-        body.extend_from_slice(name);
-        body.extend_from_slice(value);
         self.name_len = u16::try_from(name.len()).expect("a name is shorter than a path");
         self.permissions = u16::try_from(permissions.len()).expect("entries fit a message");
-        self.body = Rc::from(body);
+        self.key = name_key(name);
+        self.body = match permissions {
+            [entry] => Body::join(&[&pack(*entry), name, value]),
+            [first, second] => Body::join(&[&pack(*first), &pack(*second), name, value]),
+            _ => {
+                let entries: Vec<u8> = permissions.iter().flat_map(|entry| pack(*entry)).collect();
+                Body::join(&[&entries, name, value])
+            }
+        };
     }
 
     /// Replaces the value.
     pub fn set_value(&mut self, value: &[u8]) {
-        let keep = self.value_at();
-        if value.len() == self.body.len() - keep
-            && let Some(body) = Rc::get_mut(&mut self.body)
-        {
-            body[keep..].copy_from_slice(value);
-            return;
-        }
-        self.body = [&self.body[..keep], value].concat().into();
+        self.body = Body::join(&[&self.body[..self.value_at()], value]);
     }
 
     /// Replaces the permissions.
@@ -119,6 +153,24 @@ impl Node {
     /// The last component of its path; empty for the root.
     pub fn name(&self) -> &[u8] {
         &self.body[self.name_at()..self.value_at()]
+    }
+
+    /// The beginning of its name, for comparisons.
+    pub(crate) fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Compares `name`, whose [`name_key`] is `key`, with the node's name.
+    pub(crate) fn compare(&self, name: &[u8], key: u64) -> Ordering {
+        match key.cmp(&self.key) {
+            Ordering::Equal if name.len() > 8 || self.name_len > 8 => name.cmp(self.name()),
+            order => order,
+        }
+    }
+
+    /// Compares the names of two nodes.
+    pub(crate) fn compare_names(&self, other: &Self) -> Ordering {
+        other.compare(self.name(), self.key)
     }
 
     /// Its value.
@@ -185,6 +237,11 @@ impl Node {
 /// and two allocations take.
 pub const NODE_OVERHEAD: usize = 128;
 
+/// The first eight bytes of a name as a number of the same order: names have no zero bytes.
+pub(crate) fn name_key(name: &[u8]) -> u64 {
+    first_word(name).swap_bytes()
+}
+
 fn priority(seed: u64, name: &[u8]) -> u32 {
     (checksum(seed, name) >> 32) as u32
 }
@@ -244,10 +301,21 @@ mod tests {
 
     #[test]
     fn lengths_that_do_not_fit() {
-        assert!(Node::from_body(b"12", 0, 1, 0).is_none());
-        assert!(Node::from_body(b"1234", 1, 1, 0).is_none());
-        assert!(Node::from_body(b"name", 4, 0, 0).is_none());
-        assert!(Node::from_body(b"1234n", 1, 1, 0).is_some());
+        let parts = |body: &'static [u8], name_len, permissions| NodeParts {
+            body,
+            name_len,
+            permissions,
+            sum: 0,
+            generation: 0,
+            children_generation: 0,
+            record: 0,
+            parent: 0,
+            priority: 0,
+        };
+        assert!(Node::from_parts(&parts(b"12", 0, 1)).is_none());
+        assert!(Node::from_parts(&parts(b"1234", 1, 1)).is_none());
+        assert!(Node::from_parts(&parts(b"name", 4, 0)).is_none());
+        assert!(Node::from_parts(&parts(b"1234n", 1, 1)).is_some());
     }
 
     #[test]

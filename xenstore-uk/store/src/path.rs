@@ -37,15 +37,21 @@ const fn is_allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
 }
 
-const ALLOWED: [bool; 256] = {
-    let mut table = [false; 256];
+/// Classes of bytes: 0 for those of names, [`SLASH`], [`REFUSED`].
+const CLASSES: [u8; 256] = {
+    let mut table = [REFUSED; 256];
     let mut byte = 0;
     while byte < 256 {
-        table[byte] = is_allowed(byte as u8);
+        if is_allowed(byte as u8) {
+            table[byte] = if byte as u8 == b'/' { SLASH } else { 0 };
+        }
         byte += 1;
     }
     table
 };
+
+const SLASH: u8 = 1;
+const REFUSED: u8 = 2;
 
 /// Whether names of special events may stand here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,17 +88,17 @@ pub fn resolve<'a>(
 }
 
 fn check(path: &[u8], relative_max: usize) -> Result<(), Errno> {
-    let mut previous = 0;
+    let (mut seen, mut previous) = (0, 0);
     for byte in path {
-        if !ALLOWED[usize::from(*byte)] || (*byte == b'/' && previous == b'/') {
-            return Err(Errno::Invalid);
-        }
-        previous = *byte;
+        let class = CLASSES[usize::from(*byte)];
+        // Two slashes in a row have the bit of a slash in common.
+        seen |= (class & REFUSED) | (class & previous);
+        previous = class;
     }
-    let ends_in_slash = previous == b'/' && path.len() > 1;
+    let ends_in_slash = previous == SLASH && path.len() > 1;
     let too_long = path.len() > ABSOLUTE_PATH_MAX
         || (path.len() > relative_max && path.len() - own_prefix(path) > relative_max);
-    if ends_in_slash || too_long { Err(Errno::Invalid) } else { Ok(()) }
+    if seen != 0 || ends_in_slash || too_long { Err(Errno::Invalid) } else { Ok(()) }
 }
 
 /// Length of `/local/domain/<domid>/` at the start of a path: it does not count as length.

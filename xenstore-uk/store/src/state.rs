@@ -433,8 +433,9 @@ pub(crate) fn node_head(node: &Node) -> [u8; NODE_HEAD_LEN] {
     head[16..20].copy_from_slice(&node.parent.to_le_bytes());
     head[20..22].copy_from_slice(&name_len.to_le_bytes());
     head[22..24].copy_from_slice(&permissions.to_le_bytes());
+    head[24..28].copy_from_slice(&node.priority.to_le_bytes());
     head
 }
 
 /// Length of the fixed part of a node's durable record.
-pub(crate) const NODE_HEAD_LEN: usize = 24;
+pub(crate) const NODE_HEAD_LEN: usize = 28;

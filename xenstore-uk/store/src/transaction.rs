@@ -2,7 +2,6 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::vec::Vec;
 use wire::Permission;
 
 use crate::tree::Tree;
@@ -158,12 +157,9 @@ impl Transaction {
         conflicting.map(|(path, _)| &**path)
     }
 
-    /// The changed paths in the order of their first change.
-    pub fn ordered_changes(&self) -> Vec<(&[u8], &Change)> {
-        let mut changes: Vec<_> =
-            self.changes.iter().map(|(path, change)| (&**path, change)).collect();
-        changes.sort_by_key(|(_, change)| change.order);
-        changes
+    /// Its changes alone; the snapshots go.
+    pub fn into_changes(self) -> BTreeMap<Box<[u8]>, Change> {
+        self.changes
     }
 }
 

@@ -9,7 +9,7 @@ use wire::Permission;
 
 use crate::checksum::spread;
 use crate::dir::{self, Children};
-use crate::node::{Node, ROOT_HASH, child_hash};
+use crate::node::{Node, ROOT_HASH, child_hash, keyed_hash, name_key};
 use crate::path::{self, components};
 
 /// Durable record of the root.
@@ -95,12 +95,13 @@ impl Tree {
         loop {
             let missing = rest.rest();
             let Some(name) = rest.next() else { break };
-            let Some(child) = dir::find(&found.node.children, name) else {
+            let key = name_key(name);
+            let Some(child) = dir::find_keyed(&found.node.children, name, key) else {
                 found.missing = missing;
                 break;
             };
             found.parent = Some(found.node);
-            found.hash = child_hash(found.hash, name);
+            found.hash = keyed_hash(found.hash, name, key);
             found.node = child;
             found.path = &path[..path.len() - rest.rest().len()];
         }
@@ -120,8 +121,9 @@ impl Tree {
         let mut node = Rc::make_mut(&mut self.root);
         let mut hash = ROOT_HASH;
         for name in components(path) {
-            node = dir::find_mut(&mut node.children, name)?;
-            hash = child_hash(hash, name);
+            let key = name_key(name);
+            node = dir::find_mut_keyed(&mut node.children, name, key)?;
+            hash = keyed_hash(hash, name, key);
         }
         let old = spread(node.sum);
         change(node);

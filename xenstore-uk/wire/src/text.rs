@@ -42,10 +42,8 @@ pub fn count(payload: &[u8]) -> usize {
 
 /// The only string of a payload that is one string and nothing else.
 pub fn only(payload: &[u8]) -> Option<&[u8]> {
-    match split(payload) {
-        Some((string, [])) => Some(string),
-        _ => None,
-    }
+    let (nul, string) = payload.split_last()?;
+    (*nul == 0 && !string.contains(&0)).then_some(string)
 }
 
 /// Exactly `N` strings, with nothing after them.

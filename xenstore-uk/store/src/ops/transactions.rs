@@ -1,17 +1,18 @@
 //! TRANSACTION_START and TRANSACTION_END.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use wire::{Errno, Permission, text};
 
 use crate::effects::Effects;
-use crate::node::{ENTRY_LEN, NODE_OVERHEAD};
+use crate::node::ENTRY_LEN;
 use crate::ops::entries;
 use crate::path;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, NODE_HEAD_LEN, PRIVILEGED_TRANSACTIONS_MAX, State};
-use crate::transaction::Transaction;
+use crate::transaction::{Change, Transaction};
 
 impl State {
     /// TRANSACTION_START.
@@ -59,12 +60,11 @@ impl State {
             Some(b"F") => false,
             _ => return Err(Errno::Invalid),
         };
-        let open = self.take_transaction(call)?.ok_or(Errno::NotFound)?;
+        let open = *self.take_transaction(call)?.ok_or(Errno::NotFound)?;
         self.open_transactions -= 1;
         self.charge(call.domid, Quota::Transactions, -1);
-        if wanted && let Err(error) = self.commit_transaction(call, &open, fx) {
-            // Ending it changed the connection's record, and the reply is an error: keep both.
-            self.put_client(call.client, fx);
+        if wanted && let Err(error) = self.commit_transaction(call, open, fx) {
+            // The transaction is over all the same: that is kept, with this reply.
             out.refuse(error);
             return Ok(());
         }
@@ -75,7 +75,7 @@ impl State {
     fn commit_transaction(
         &mut self,
         call: &Call<'_>,
-        open: &Transaction,
+        open: Transaction,
         fx: &mut dyn Effects,
     ) -> Result<(), Errno> {
         if open.lost {
@@ -100,41 +100,44 @@ impl State {
                 }
             }
         }
-        let bytes: usize = open
-            .changes
-            .keys()
-            .filter_map(|path| open.tree.get(path))
-            .map(|found| found.node.memory() - NODE_OVERHEAD + NODE_HEAD_LEN + ENTRY_LEN)
+        let results = results(&open);
+        let bytes: usize = results
+            .iter()
+            .filter_map(|(path, node)| node.as_ref().map(|node| node.kept() + path.len()))
             .sum();
-        if !fx.has_room(open.changes.len() + 1, bytes + wire::MESSAGE_MAX) {
+        if !fx.has_room(results.len() + 1, bytes + wire::MESSAGE_MAX) {
             return Err(Errno::NoSpace);
         }
-        self.replay(open, fx);
+        self.replay(open.into_changes(), &results, fx);
         Ok(())
     }
 
     /// Brings every changed path of the live tree to what the transaction left there, parents
     /// before children, then fires the watches in the order of the changes.
-    fn replay(&mut self, open: &Transaction, fx: &mut dyn Effects) {
+    fn replay(
+        &mut self,
+        changes: BTreeMap<Box<[u8]>, Change>,
+        results: &[(Box<[u8]>, Option<Outcome>)],
+        fx: &mut dyn Effects,
+    ) {
         let generation = self.committed + 1;
-        for path in open.changes.keys() {
-            let wanted = open.tree.get(path).map(|found| found.node);
+        for (path, wanted) in results {
             let exists = self.tree.get(path).is_some();
             match wanted {
-                Some(node) => {
-                    let permissions: Vec<Permission> = node.permissions().collect();
-                    if exists {
-                        self.put_live(path, Some(&permissions), Some(node.value()), fx);
-                    } else {
-                        let (above, value) = (path::parent(path), node.value());
-                        self.add_node(above, node.name(), &permissions, value, generation, fx);
-                    }
+                Some(Outcome { permissions, value }) if exists => {
+                    self.put_live(path, Some(permissions), Some(value), fx);
+                }
+                Some(Outcome { permissions, value }) => {
+                    let name = path::components(path).last().unwrap_or(b"");
+                    self.add_node(path::parent(path), name, permissions, value, generation, fx);
                 }
                 None if exists => self.remove_quietly(path, fx),
                 None => {}
             }
         }
-        for (path, change) in open.ordered_changes() {
+        let mut ordered: Vec<_> = changes.iter().collect();
+        ordered.sort_by_key(|(_, change)| change.order);
+        for (path, change) in ordered {
             if let Some(kind) = change.fires {
                 self.fire(path, kind, change.before.as_deref(), fx);
             }
@@ -152,4 +155,27 @@ impl State {
     pub fn permissions(&self, path: &[u8]) -> Option<Box<[Permission]>> {
         self.tree.get(path).map(|found| entries(found.node))
     }
+}
+
+/// What a transaction left of a node.
+struct Outcome {
+    permissions: Box<[Permission]>,
+    value: Box<[u8]>,
+}
+
+impl Outcome {
+    /// Bytes that its record takes beside the name.
+    fn kept(&self) -> usize {
+        NODE_HEAD_LEN + self.permissions.len() * ENTRY_LEN + self.value.len()
+    }
+}
+
+/// What the transaction left at each path that it changed. It is copied, so that the snapshot can
+/// go before the live tree changes: then nothing has to be copied there.
+fn results(open: &Transaction) -> Vec<(Box<[u8]>, Option<Outcome>)> {
+    let outcome = |path: &Box<[u8]>| {
+        let node = open.tree.get(path)?.node;
+        Some(Outcome { permissions: entries(node), value: node.value().into() })
+    };
+    open.changes.keys().map(|path| (path.clone(), outcome(path))).collect()
 }

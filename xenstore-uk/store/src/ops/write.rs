@@ -26,7 +26,10 @@ impl State {
         self.with_name(call, sent, Special::Refused, |state, name| {
             let tree = open.as_ref().map_or(&state.tree, |open| &open.tree);
             match Self::find(tree, &mut state.fault, call, name.path, Access::WRITE) {
-                Ok(_) => state.replace_value(call, open, name.path, value, fx),
+                Ok(found) => {
+                    let old = Old::of(found.node);
+                    state.replace_value(call, open, name.path, old, value, fx)
+                }
                 Err(Errno::NotFound) => state.create(call, open, name.path, value, fx),
                 Err(error) => depend(open, name.path, error),
             }
@@ -176,15 +179,12 @@ impl State {
         call: &Call<'_>,
         open: Open<'_>,
         path: &[u8],
+        old: Old,
         value: &[u8],
         fx: &mut dyn Effects,
     ) -> Result<(), Errno> {
-        let tree = open.as_ref().map_or(&self.tree, |open| &open.tree);
-        let found = tree.get(path).ok_or(Errno::NotFound)?;
-        let (body, ..) = found.node.body();
-        let growth = value.len().saturating_sub(found.node.value().len());
-        let size = body.len() - found.node.value().len() - found.node.name().len() + value.len();
-        let owner = found.node.owner();
+        let growth = value.len().saturating_sub(old.value_len);
+        let size = old.entries_len + value.len();
         self.check_quota(call.domid, Quota::NodeSize, size as u64, fx)?;
         if let Some(open) = open {
             open.depend(path);
@@ -193,7 +193,7 @@ impl State {
             return Ok(());
         }
         if growth > 0 && !call.privileged {
-            self.check_memory(owner, growth, fx)?;
+            self.check_memory(old.owner, growth, fx)?;
         }
         if !fx.has_room(2, value.len() + wire::MESSAGE_MAX) {
             return Err(Errno::NoSpace);
@@ -382,6 +382,25 @@ impl State {
                     }
                 }
             }
+        }
+    }
+}
+
+/// What a write has to know of the node that it changes.
+#[derive(Clone, Copy)]
+struct Old {
+    owner: u16,
+    value_len: usize,
+    entries_len: usize,
+}
+
+impl Old {
+    fn of(node: &Node) -> Self {
+        let (_, _, entries) = node.body();
+        Self {
+            owner: node.owner(),
+            value_len: node.value().len(),
+            entries_len: usize::from(entries) * ENTRY_LEN,
         }
     }
 }

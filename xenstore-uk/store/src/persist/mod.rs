@@ -6,7 +6,7 @@
 //! 256    slot 0, slot 1, … (128 bytes each)
 //!
 //! commit header                     slot
-//! 0   u64 checksum of 8..128        0   u64 checksum of 8..128, 0 = free
+//! 0   u64 checksum of 8..48         0   u64 checksum of 8..32 + content, 0 = free
 //! 8   u32 magic "XSSS"              8   u64 number of the commit that wrote it
 //! 12  u32 version                   16  u32 record
 //! 16  u64 key                       20  u16 part, u16 parts
@@ -33,6 +33,9 @@ pub use slots::SlotStore;
 
 /// Bytes of a slot and of a commit header.
 pub const SLOT_LEN: usize = 128;
+
+/// Bytes of a commit header that are in use.
+const HEADER_LEN: usize = 48;
 
 /// Where the slots begin.
 pub const SLOTS_AT: usize = 2 * SLOT_LEN;

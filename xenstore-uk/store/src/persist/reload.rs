@@ -4,14 +4,15 @@ use alloc::collections::BTreeMap;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use fabric::SharedMemory;
+use wire::{Access, Permission};
 
 use crate::checksum::{checksum, spread};
-use crate::dir::{self, Children};
+use crate::dir;
 use crate::effects::Kind;
-use crate::node::{Link, Node};
-use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
-use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, MAGIC, SLOT_LEN, VERSION};
-use crate::state::NODE_HEAD_LEN;
+use crate::node::{Link, Node, NodeParts, ROOT_HASH};
+use crate::persist::slots::{Chain, NONE, SlotStore, slot_at, slot_sum};
+use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, SLOT_LEN, VERSION};
+use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
 
 /// What a reload found.
@@ -41,8 +42,8 @@ pub struct LoadedNodes {
 /// A reloaded store.
 #[derive(Debug)]
 pub struct Loaded {
-    /// Its nodes; `None` if the root is lost.
-    pub nodes: Option<LoadedNodes>,
+    /// Its nodes.
+    pub nodes: LoadedNodes,
     /// Its other records: kind, number, content.
     pub others: Vec<(Kind, u32, Vec<u8>)>,
     /// One more than the highest record number.
@@ -70,14 +71,16 @@ struct Scan<M> {
     store: SlotStore<M>,
     entries: Vec<Entry>,
     nodes: Vec<Link>,
-    seed: u64,
+    owner: u16,
     report: LoadReport,
 }
 
 impl<M: SharedMemory> SlotStore<M> {
     /// Reads a store back; `None` if there is none (no intact commit header). A commit that was
     /// under way is undone, one that happened is completed.
-    pub fn open(memory: M, seed: u64) -> Option<(Self, Loaded)> {
+    ///
+    /// `owner` owns the root if that was lost to damage.
+    pub fn open(memory: M, owner: u16) -> Option<(Self, Loaded)> {
         let headers = [0, SLOT_LEN].into_iter().filter_map(|at| read_header(&memory, at));
         let header = headers.max_by_key(|header| header.committed)?;
         let mut store = Self::with_memory(memory, header.key);
@@ -88,9 +91,9 @@ impl<M: SharedMemory> SlotStore<M> {
         let used = header.slots.min(store.capacity);
         let mut scan = Scan {
             store,
-            entries: Vec::with_capacity(used as usize + 1),
-            nodes: Vec::with_capacity(used as usize + 1),
-            seed,
+            entries: alloc::vec![UNSEEN; used as usize + 4],
+            nodes: alloc::vec![None; used as usize + 4],
+            owner,
             report: LoadReport::default(),
         };
         scan.read_slots(used);
@@ -114,7 +117,7 @@ struct Header {
 }
 
 fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
-    let mut bytes = [0; SLOT_LEN];
+    let mut bytes = [0; HEADER_LEN];
     memory.read(at, &mut bytes);
     let intact = word(&bytes, 0) == checksum(HEADER_KEY, &bytes[8..]);
     let known = half(&bytes, 8) == MAGIC && half(&bytes, 12) == VERSION;
@@ -152,7 +155,7 @@ impl<M: SharedMemory> Scan<M> {
             }
             self.report.slots += 1;
             self.store.memory.read(at, &mut bytes);
-            if checksum(self.store.key, &bytes[8..]) != sum {
+            if slot_sum(self.store.key, &bytes) != sum {
                 self.report.damaged_slots += 1;
                 self.store.release(slot);
             } else if word(&bytes, 8) > self.store.committed {
@@ -215,7 +218,7 @@ impl<M: SharedMemory> Scan<M> {
         if kind == Kind::Node && parts == 1 {
             let len = usize::from(quarter(bytes, 26)).min(CONTENT_LEN);
             let content = &bytes[CONTENT_AT..CONTENT_AT + len];
-            self.nodes[index] = node(record, content, self.store.committed, self.seed);
+            self.nodes[index] = node(record, content, self.store.committed);
         }
     }
 
@@ -243,7 +246,7 @@ impl<M: SharedMemory> Scan<M> {
             }
             let content = self.gather(index);
             if kind == Kind::Node {
-                self.nodes[index] = node(record, &content, self.store.committed, self.seed);
+                self.nodes[index] = node(record, &content, self.store.committed);
                 if self.nodes[index].is_none() {
                     self.lose(index);
                 }
@@ -260,7 +263,8 @@ impl<M: SharedMemory> Scan<M> {
             self.entries.iter().map(|entry| Chain { first: entry.head, ..Chain::EMPTY }).collect();
         let used = |record: &u32| self.entries[*record as usize].head != NONE;
         let next_record = self.entries.len() as u32;
-        let free_records = (1..next_record).rev().filter(|record| !used(record)).collect();
+        let free_records =
+            (FIRST_FREE_RECORD..next_record).rev().filter(|record| !used(record)).collect();
         let report = self.report;
         (self.store, Loaded { nodes, others, next_record, free_records, report })
     }
@@ -302,85 +306,118 @@ impl<M: SharedMemory> Scan<M> {
         content
     }
 
-    /// Hangs every node below its parent, children before parents, and drops what the root does
-    /// not reach: subtrees whose removal was committed but not cleaned up, or lost to damage.
-    fn link(&mut self) -> Option<LoadedNodes> {
-        let mut waiting: Vec<u32> = alloc::vec![0; self.nodes.len()];
-        for node in self.nodes.iter().flatten() {
-            if let Some(count) = waiting.get_mut(node.parent as usize) {
-                *count += 1;
-            }
+    /// Hangs every node below its parent. What the root does not reach is dropped: subtrees whose
+    /// removal was committed but not cleaned up, or whose root was lost to damage.
+    fn link(&mut self) -> LoadedNodes {
+        if self.nodes[ROOT_RECORD as usize].is_none() {
+            // Whatever else is left hangs on it.
+            self.report.lost_records += 1;
+            let mut root = Node::new(b"", &[Permission::new(self.owner, Access::NONE)], b"", 0);
+            root.record = ROOT_RECORD;
+            root.sum = root.compute_sum(ROOT_HASH);
+            self.nodes[ROOT_RECORD as usize] = Some(Rc::new(root));
         }
-        let is_leaf =
-            |index: &u32| self.nodes[*index as usize].is_some() && waiting[*index as usize] == 0;
-        let mut ready: Vec<u32> = (0..self.nodes.len() as u32).filter(is_leaf).collect();
+        let (starts, mut children) = self.children_by_parent();
+        let segment =
+            |parent: u32| starts[parent as usize] as usize..starts[parent as usize + 1] as usize;
+        // Parents before children; then from the end, so that each subtree is whole when it moves.
+        let mut order = Vec::with_capacity(children.len() + 1);
+        order.push(ROOT_RECORD);
+        let mut at = 0;
+        while let Some(parent) = order.get(at) {
+            let below = segment(*parent);
+            order.extend(children[below].iter().map(|child| child.1));
+            at += 1;
+        }
+        let mut found = Owned::default();
         let mut digest = 0u64;
-        let mut owned = Owned::default();
-        while let Some(index) = ready.pop() {
-            if index == ROOT_RECORD {
-                continue;
+        let mut spine = Vec::new();
+        for parent in order.iter().rev() {
+            let names = &mut children[segment(*parent)];
+            let mut root = None;
+            if !names.is_empty() {
+                let nodes = &mut self.nodes;
+                names.sort_unstable_by(|a, b| {
+                    a.0.cmp(&b.0).then_with(|| compare(&nodes[a.1 as usize], &nodes[b.1 as usize]))
+                });
+                let sorted = names.iter().filter_map(|child| nodes[child.1 as usize].take());
+                let (treap, repeated) = dir::build(sorted, &mut spine);
+                self.report.lost_records += repeated as u32;
+                root = treap;
             }
-            let Some(node) = self.nodes[index as usize].take() else { continue };
-            let (parent, sum, owner, memory) = (node.parent, node.sum, node.owner(), node.memory());
-            let Some(above) = self.nodes.get_mut(parent as usize).and_then(Option::as_mut) else {
-                self.drop_unreachable(&node, &mut digest, &mut owned);
-                continue;
-            };
-            let above = Rc::get_mut(above).expect("nobody else knows the node yet");
-            if dir::insert(&mut above.children, node) {
-                digest = digest.wrapping_add(spread(sum));
-                owned.add(owner, memory);
-            } else {
-                self.lose(index as usize);
-            }
-            waiting[parent as usize] -= 1;
-            if waiting[parent as usize] == 0 {
-                ready.push(parent);
+            let Some(node) = self.nodes[*parent as usize].as_mut() else { continue };
+            digest = digest.wrapping_add(spread(node.sum));
+            found.add(node.owner(), node.memory());
+            if root.is_some() {
+                Rc::get_mut(node).expect("nobody else knows the node yet").children = root;
             }
         }
-        let root = self.nodes.get_mut(ROOT_RECORD as usize)?.take()?;
-        // What is left hangs on itself: damage that no checksum saw.
-        for index in 0..self.nodes.len() {
-            if self.nodes[index].is_some() {
-                self.lose(index);
-            }
-        }
-        digest = digest.wrapping_add(spread(root.sum));
-        owned.add(root.owner(), root.memory());
-        self.report.nodes = owned.total;
-        let tree = Tree::from_root(root, digest, owned.total, self.seed);
-        Some(LoadedNodes { tree, owned: owned.finish() })
+        let root = self.nodes[ROOT_RECORD as usize].take().expect("made above if it was lost");
+        self.drop_unreachable();
+        self.report.nodes = found.total;
+        let tree = Tree::from_root(root, digest, found.total, self.store.key);
+        LoadedNodes { tree, owned: found.finish() }
     }
 
-    /// Frees the records of a subtree whose root's parent is not there, and takes back what was
-    /// counted for those below it.
-    fn drop_unreachable(&mut self, root: &Node, digest: &mut u64, owned: &mut Owned) {
-        let damaged = self.report.damaged_slots > 0;
-        let mut waiting = Vec::from([root]);
-        while let Some(node) = waiting.pop() {
-            if !core::ptr::eq(node, root) {
-                *digest = digest.wrapping_sub(spread(node.sum));
-                owned.subtract(node.owner(), node.memory());
+    /// Where the children of each record begin in a list of all nodes, children of one parent
+    /// together; and that list, of names' beginnings and records.
+    fn children_by_parent(&self) -> (Vec<u32>, Vec<(u64, u32)>) {
+        let count = self.nodes.len();
+        let parent_of = |node: &Rc<Node>| Some(node.parent as usize).filter(|at| *at < count);
+        let mut starts = alloc::vec![0u32; count + 2];
+        for parent in self.nodes.iter().flatten().filter_map(parent_of) {
+            starts[parent + 2] += 1;
+        }
+        for index in 1..starts.len() {
+            starts[index] += starts[index - 1];
+        }
+        let mut children = alloc::vec![(0u64, 0u32); starts[count + 1] as usize];
+        for (record, node) in self.nodes.iter().enumerate() {
+            let Some(node) = node else { continue };
+            if let Some(parent) = parent_of(node) {
+                let at = &mut starts[parent + 1];
+                children[*at as usize] = (node.key(), record as u32);
+                *at += 1;
             }
-            self.report.lost_records += u32::from(damaged);
-            let entry = core::mem::replace(&mut self.entries[node.record as usize], UNSEEN);
-            self.store.release(entry.head);
-            waiting.extend(Children::new(&node.children));
+        }
+        (starts, children)
+    }
+
+    /// Frees the records of nodes that no parent took.
+    fn drop_unreachable(&mut self) {
+        let damaged = self.report.damaged_slots > 0;
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].is_some() {
+                self.report.lost_records += u32::from(damaged);
+                self.discard(index);
+            }
         }
     }
 }
 
+fn compare(a: &Link, b: &Link) -> core::cmp::Ordering {
+    match (a, b) {
+        (Some(a), Some(b)) => a.compare_names(b),
+        _ => core::cmp::Ordering::Equal,
+    }
+}
+
 /// A node from the content of its record.
-fn node(record: u32, content: &[u8], committed: u64, seed: u64) -> Link {
-    let (head, body) = content.split_at_checked(NODE_HEAD_LEN)?;
-    let mut node = Node::from_body(body, quarter(head, 20), quarter(head, 22), seed)?;
-    node.sum = word(head, 0);
-    node.generation = word(head, 8);
-    node.parent = half(head, 16);
-    // The list of children is not kept: it counts as changed by the last commit.
-    node.children_generation = committed;
-    node.record = record;
-    Some(Rc::new(node))
+fn node(record: u32, content: &[u8], committed: u64) -> Link {
+    let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
+    let parts = NodeParts {
+        body,
+        name_len: quarter(head, 20),
+        permissions: quarter(head, 22),
+        sum: word(head, 0),
+        generation: word(head, 8),
+        // The list of children is not kept: it counts as changed by the last commit.
+        children_generation: committed,
+        record,
+        parent: half(head, 16),
+        priority: half(head, 24),
+    };
+    Some(Rc::new(Node::from_parts(&parts)?))
 }
 
 /// Counts what domains own; consecutive nodes mostly have one owner.
@@ -400,15 +437,6 @@ impl Owned {
         self.total += 1;
         self.count.0 += 1;
         self.count.1 += memory as u64;
-    }
-
-    fn subtract(&mut self, owner: u16, memory: usize) {
-        if self.last != Some(owner) {
-            self.switch(owner);
-        }
-        self.total -= 1;
-        self.count.0 -= 1;
-        self.count.1 -= memory as u64;
     }
 
     fn switch(&mut self, owner: u16) {

@@ -6,7 +6,8 @@ use fabric::SharedMemory;
 use crate::checksum::checksum;
 use crate::effects::Kind;
 use crate::persist::{
-    CONTENT_AT, CONTENT_LEN, HEADER_KEY, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT, VERSION,
+    CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
+    VERSION,
 };
 
 /// No slot.
@@ -163,8 +164,8 @@ impl<M: SharedMemory> SlotStore<M> {
     }
 
     /// Writes both headers as they are: the first ones of an empty store.
-    pub(super) fn header(&self) -> [u8; SLOT_LEN] {
-        let mut header = [0; SLOT_LEN];
+    pub(super) fn header(&self) -> [u8; HEADER_LEN] {
+        let mut header = [0; HEADER_LEN];
         header[8..12].copy_from_slice(&MAGIC.to_le_bytes());
         header[12..16].copy_from_slice(&VERSION.to_le_bytes());
         header[16..24].copy_from_slice(&self.key.to_le_bytes());
@@ -183,9 +184,9 @@ impl<M: SharedMemory> SlotStore<M> {
         for slot in from..until {
             let at = slot_at(slot);
             let sum = self.memory.load_u64(at);
-            let mut content = [0; SLOT_LEN - 8];
-            self.memory.read(at + 8, &mut content);
-            if sum != 0 && sum != checksum(self.key, &content) {
+            let mut bytes = [0; SLOT_LEN];
+            self.memory.read(at, &mut bytes);
+            if sum != 0 && sum != slot_sum(self.key, &bytes) {
                 return (self.owner_of(slot), slot + 1);
             }
         }
@@ -272,13 +273,20 @@ impl<M: SharedMemory> SlotStore<M> {
             bytes[26..28].copy_from_slice(&(count as u16).to_le_bytes());
             copy_joined(head, body, start, &mut bytes[CONTENT_AT..CONTENT_AT + count]);
             let at = slot_at(slot);
-            self.memory.write(at + 8, &bytes[8..]);
-            self.memory.store_u64(at, checksum(self.key, &bytes[8..]));
+            let used = CONTENT_AT + count;
+            self.memory.write(at + 8, &bytes[8..used.next_multiple_of(8)]);
+            self.memory.store_u64(at, slot_sum(self.key, &bytes));
             self.next[slot as usize] = first;
             first = slot;
         }
         first
     }
+}
+
+/// The checksum of a slot: over its head and as much content as it says it has.
+pub(super) fn slot_sum(key: u64, bytes: &[u8; SLOT_LEN]) -> u64 {
+    let count = usize::from(u16::from_le_bytes([bytes[26], bytes[27]])).min(CONTENT_LEN);
+    checksum(key, &bytes[8..CONTENT_AT + count])
 }
 
 /// Where a slot lies in the memory.

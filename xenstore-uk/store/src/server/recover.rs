@@ -36,7 +36,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             areas.len(),
             config.clients
         );
-        let Some((slots, loaded)) = SlotStore::open(slots.clone(), config.key) else {
+        let Some((slots, loaded)) = SlotStore::open(slots.clone(), config.owner) else {
             let mut server =
                 Self::with(State::new(config), SlotStore::format(slots, config.key), areas);
             server.change(|state, outbox| {
@@ -109,12 +109,10 @@ impl State {
             dropped: Vec::new(),
         };
         // The tree before the transactions that look at it.
-        if let Some(nodes) = loaded.nodes {
-            state.tree = nodes.tree;
-            for (owner, (count, bytes)) in nodes.owned {
-                state.charge(owner, Quota::Nodes, i64::from(count));
-                state.charge(owner, Quota::Memory, bytes as i64);
-            }
+        state.tree = loaded.nodes.tree;
+        for (owner, (count, bytes)) in loaded.nodes.owned {
+            state.charge(owner, Quota::Nodes, i64::from(count));
+            state.charge(owner, Quota::Memory, bytes as i64);
         }
         state.restore_others(&loaded.others);
         state
