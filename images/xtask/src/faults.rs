@@ -2,6 +2,7 @@
 //! faults, and the console's records of them.
 
 use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
 use system::{Role, SYSTEM};
 
 use crate::qemu::Record;
@@ -35,7 +36,7 @@ impl Plan {
 }
 
 /// One fault and what became of it, as the console tells it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Its kind.
     pub kind: String,

@@ -1,6 +1,9 @@
 //! `cargo xtask experiment NAME`: boots hosts, injects faults, measures, and holds the results to
 //! what is promised.
 
+mod corrupt_random;
+mod false_alarms;
+mod harness;
 mod service_faults;
 
 use std::path::PathBuf;
@@ -34,12 +37,26 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 1] = [Experiment {
-    name: "service-faults",
-    about: "crashes and hangs of xenstore-uk while a guest checks every answer",
-    runs: 300,
-    run: service_faults::run,
-}];
+const EXPERIMENTS: [Experiment; 3] = [
+    Experiment {
+        name: service_faults::NAME,
+        about: "crashes and hangs of xenstore-uk while a guest checks every answer",
+        runs: 300,
+        run: service_faults::run,
+    },
+    Experiment {
+        name: corrupt_random::NAME,
+        about: "bit flips anywhere in xenstore-uk: masked, recovered, wrong, lost",
+        runs: 200,
+        run: corrupt_random::run,
+    },
+    Experiment {
+        name: false_alarms::NAME,
+        about: "no recovery without a fault, under full load (runs are virtual seconds)",
+        runs: 600,
+        run: false_alarms::run,
+    },
+];
 
 /// Runs one experiment, prints its tables, and fails unless everything promised holds.
 pub fn run(options: &Options) -> Result<()> {

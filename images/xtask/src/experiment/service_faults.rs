@@ -1,18 +1,16 @@
 //! Faults in xenstore-uk while a guest runs a checked script through its own kernel.
 
-use std::time::Duration;
-
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use super::Options;
-use crate::faults::{self, Fault, Plan};
-use crate::guest::variant;
+use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts};
+use crate::faults::Plan;
 use crate::progress::Steps;
-use crate::qemu::{Clock, Machine, Record, Vm};
+use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
 
-/// The unit under test.
-const UNIT: &str = "xenstore-uk";
+/// The experiment's name.
+pub const NAME: &str = "service-faults";
 
 /// Kinds of faults, in turn.
 const KINDS: [&str; 6] = [
@@ -24,6 +22,9 @@ const KINDS: [&str; 6] = [
     "hang-paused",
 ];
 
+/// Faults per boot: a boot costs as much as some twenty faults.
+const FAULTS_PER_BOOT: u64 = 60;
+
 /// Mean time between faults: the ladder forgets a failure only after a while of good service, and
 /// most faults are meant to meet its lowest rung.
 const GAP_US: u64 = 60_000;
@@ -33,9 +34,6 @@ const AFTER: u64 = 1_000;
 
 /// Virtual time the script goes on after the last fault.
 const QUIET_S: u64 = 3;
-
-/// Host time that a busy virtual second may take, with room to spare.
-const HOST_SECONDS_PER_SECOND: u64 = 30;
 
 /// Promises, in nanoseconds from the fault (docs/SPECIFICATION.md).
 const CRASH_DETECTED_NS: u64 = 50_000;
@@ -47,72 +45,51 @@ const REBUILD_NS: u64 = 15_000_000;
 /// Samples that each kind needs.
 const PER_KIND: u64 = 30;
 
-/// Runs `runs` faults.
+/// Injects `runs` faults.
 pub fn run(options: &Options, runs: u64) -> Result<Report> {
-    let seconds = (runs * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let work = format!("script:--seed,{},--seconds,{seconds},--event-limit-s,2", options.seed);
-    let mut machine = Machine::host("experiment-service-faults", Clock::Virtual);
-    machine.archive = Some(variant::archive("service-faults", &work)?);
-    let kinds = KINDS.to_vec();
-    let plan = Plan { kinds, count: runs, seed: options.seed, gap_us: GAP_US, after: AFTER };
-    machine.orchestrator_args = vec![plan.word()?];
-    let limit = Duration::from_secs(120 + seconds * HOST_SECONDS_PER_SECOND);
     let steps = Steps::new("experiment");
-    let mut records = Vec::new();
-    steps.step(&format!("{runs} faults"), || {
-        let mut vm = Vm::start(&machine, limit)?;
-        vm.wait_for("the end of the guest's script", limit, |_, record| {
-            record.filter(|r| r.is("script-total") && !r.source.is_empty()).map(|_| ())
+    let mut parts = Parts::open(NAME, options.seed)?;
+    let mut outcomes = Vec::new();
+    let mut left = runs;
+    while left > 0 {
+        let count = left.min(FAULTS_PER_BOOT);
+        let seed = options.seed * 1000 + outcomes.len() as u64;
+        let label = format!("{count} faults, seed {seed}");
+        let mut found = Outcome::default();
+        steps.step(&label, || {
+            found = parts.part(&label, || boot(seed, count).run())?;
+            let Outcome { faults, recoveries, .. } = &found;
+            let verdict = if found.is_clean() { "all answers right" } else { "NOT CLEAN" };
+            Ok(format!("{} injected, {recoveries} recoveries, {verdict}", faults.len()))
         })?;
-        records = vm.records().to_vec();
-        vm.kill()?;
-        Ok(format!("{} records", records.len()))
-    })?;
-    judge(options.seed, runs, &records)
+        outcomes.push(found);
+        left -= count;
+    }
+    parts.finish()?;
+    Ok(judge(options.seed, runs, &outcomes))
 }
 
-/// Turns the console's records into samples and holds them to the promises.
-fn judge(seed: u64, runs: u64, records: &[Record]) -> Result<Report> {
-    let mut report = Report::new("service-faults", Clock::Virtual, seed, runs);
-    let totals = records.iter().rev().find(|r| r.is("script-total"));
-    let Some(totals) = totals else { bail!("the guest's script left no totals") };
-    let count = |field: &str| totals.number(field).unwrap_or(u64::MAX);
-    let samples = samples(records);
-    let missing = (runs as usize).saturating_sub(samples.len());
-    report.samples = samples.into_iter().map(Some).collect();
+fn boot(seed: u64, count: u64) -> Boot<'static> {
+    let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
+    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
+    let (clock, plan) = (Clock::Virtual, Some(plan));
+    Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan }
+}
+
+/// Turns the outcomes into samples and holds them to the promises.
+fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
+    let mut report = Report::new(NAME, Clock::Virtual, seed, runs);
+    report.samples = outcomes.iter().flat_map(Outcome::samples).map(Some).collect();
+    let missing = (runs as usize).saturating_sub(report.samples.len());
     report.samples.extend(vec![None; missing]);
-    let is_clean = totals.value["ok"] == true;
-    // The script cannot say which fault lost a request: the last one answers for all.
-    if let Some(last) = report.samples.iter_mut().flatten().last()
-        && !is_clean
-    {
-        last.lost = count("lost") + count("events_lost");
-        last.repeated = count("repeated");
-        last.ok = false;
-    }
-    for field in ["requests", "wrong", "lost", "repeated", "events_lost", "events_stray"] {
-        report.measure(field, "ours", count(field));
-    }
+    outcomes.iter().for_each(|outcome| outcome.measure(&mut report, "ours"));
     report.promises = promises(&report);
-    for field in ["wrong", "lost", "repeated", "events_lost", "events_stray"] {
-        report.promises.push(Promise::at_most(format!("script: {field}"), 0, Some(count(field))));
+    for field in MUST_BE_ZERO {
+        let values = report.measures[field]["ours"].iter();
+        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
+        report.promises.push(Promise::at_most(format!("script: {field}"), 0, Some(sum)));
     }
-    Ok(report)
-}
-
-/// Each injected fault with what became of it.
-fn samples(records: &[Record]) -> Vec<Sample> {
-    let sample = |fault: Fault| Sample {
-        ok: fault.repaired.is_some(),
-        kind: fault.kind,
-        target: UNIT.to_owned(),
-        at: fault.at,
-        detected: fault.detected,
-        repaired: fault.repaired,
-        rung: fault.rung,
-        ..Sample::default()
-    };
-    faults::collect(records, UNIT).into_iter().map(sample).collect()
+    report
 }
 
 fn promises(report: &Report) -> Vec<Promise> {
@@ -127,12 +104,8 @@ fn promises(report: &Report) -> Vec<Promise> {
             // A hang's repair is counted from its detection, which has its own limit.
             let from_fault = kind.starts_with("crash-");
             let spent = |s: &&Sample| if from_fault { s.repair() } else { s.recovery() };
-            let values: Vec<u64> = all
-                .iter()
-                .copied()
-                .filter(|s| s.rung == Some(rung))
-                .filter_map(|s| spent(&s))
-                .collect();
+            let on_rung = all.iter().copied().filter(|s| s.rung == Some(rung));
+            let values: Vec<u64> = on_rung.filter_map(|s| spent(&s)).collect();
             if !values.is_empty() {
                 let name = format!("{kind} repaired by rung {rung}, ns,");
                 out.push(Promise::worst_of(&name, limit, &values));
@@ -141,72 +114,45 @@ fn promises(report: &Report) -> Vec<Promise> {
     }
     let unrepaired = report.samples.iter().flatten().filter(|s| s.repaired.is_none()).count();
     out.push(Promise::at_most("faults not repaired", 0, Some(unrepaired as u64)));
+    let never = report.samples.iter().filter(|sample| sample.is_none()).count();
+    out.push(Promise::at_most("faults that never came", 0, Some(never as u64)));
     out
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::{Value, json};
+    use crate::faults::Fault;
 
-    fn record(source: &str, value: Value) -> Record {
-        Record { at: Duration::ZERO, source: source.into(), value }
-    }
-
-    fn injected(number: u64, kind: &str, at: u64) -> Record {
-        record("", json!({ "event": "injected", "number": number, "kind": kind, "at": at }))
-    }
-
-    fn recovered(source: &str, rung: u64, detected: u64, repaired: u64) -> Record {
-        record(
-            source,
-            json!({
-                "event": "recovered",
-                "unit": UNIT,
-                "rung": rung,
-                "detected": detected,
-                "repaired": repaired,
-            }),
-        )
-    }
-
-    fn run_with(lost: u64) -> Vec<Record> {
-        let total = json!({
-            "event": "script-total", "requests": 9, "wrong": 0, "lost": lost, "repeated": 0,
-            "events_lost": 0, "events_stray": 0, "ok": lost == 0,
-        });
-        vec![
-            injected(0, "crash-undefined", 100),
-            recovered("", 1, 130, 190),
-            injected(1, "hang-loop", 500),
-            recovered("", 1, 700, 0),
-            recovered("", 2, 900, 990),
-            recovered("(g16)", 1, 101, 102),
-            record("(g16)", total),
-        ]
+    fn outcome(faults: u64, lost: u64) -> Outcome {
+        let fault = |index: u64| Fault {
+            kind: KINDS[(index % 6) as usize].into(),
+            at: 1_000 * index,
+            detected: Some(1_000 * index + 30),
+            repaired: Some(1_000 * index + 90),
+            rung: Some(1),
+        };
+        let mut totals: Vec<(String, u64)> =
+            MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        totals[1].1 = lost;
+        totals.push(("requests".into(), 9));
+        Outcome { faults: (0..faults).map(fault).collect(), totals, ..Outcome::default() }
     }
 
     #[test]
-    fn faults_are_paired_with_their_recoveries_and_a_guests_lies_ignored() {
-        let report = judge(1, 2, &run_with(0)).unwrap();
-        let seen: Vec<_> = report
-            .samples
-            .iter()
-            .flatten()
-            .map(|s| (s.detection(), s.repair(), s.rung, s.ok))
-            .collect();
-        let first = (Some(30), Some(90), Some(1), true);
-        let second = (Some(200), Some(490), Some(2), true);
-        assert_eq!(seen, [first, second]);
-        assert!(!report.holds(), "six kinds were promised, two came");
-    }
-
-    #[test]
-    fn a_lost_request_breaks_a_promise_and_a_sample() {
-        let report = judge(1, 3, &run_with(1)).unwrap();
-        assert_eq!(report.samples.len(), 3);
-        assert!(report.samples[2].is_none());
-        assert!(report.samples[1].as_ref().is_some_and(|s| !s.ok && s.lost == 1));
-        assert!(report.promises.iter().any(|p| p.name == "script: lost" && !p.holds));
+    fn a_perfect_run_holds_and_each_flaw_breaks_it() {
+        let perfect = judge(1, 300, &[outcome(300, 0)]);
+        let broken: Vec<_> = perfect.promises.iter().filter(|p| !p.holds).collect();
+        assert!(perfect.holds(), "{broken:?}");
+        assert!(!judge(1, 300, &[outcome(300, 1)]).holds(), "a lost request");
+        assert!(!judge(1, 300, &[outcome(299, 0)]).holds(), "a fault that never came");
+        let mut late = outcome(300, 0);
+        late.faults[1].detected = Some(60_000);
+        assert!(!judge(1, 300, &[late]).holds(), "a late detection");
+        let mut unrepaired = outcome(300, 0);
+        unrepaired.faults[4].repaired = None;
+        assert!(!judge(1, 300, &[unrepaired]).holds(), "a fault not repaired");
+        let unfinished = Outcome { totals: Vec::new(), ..outcome(300, 0) };
+        assert!(!judge(1, 300, &[unfinished]).holds(), "a script that never ended");
     }
 }

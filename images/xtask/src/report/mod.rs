@@ -168,7 +168,7 @@ impl Report {
 }
 
 /// The commit that is checked out, marked when files differ from it.
-fn commit() -> String {
+pub fn commit() -> String {
     let git = |args: &[&str]| {
         let out = Tool::new("git").args(args).named("git-commit").output().ok()?;
         Some(String::from_utf8_lossy(&out).trim().to_owned())

@@ -1,0 +1,239 @@
+//! What experiments on a checked guest script share: one boot with faults, and results that
+//! outlive an interruption.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::faults::{self, Fault, Plan};
+use crate::guest::variant;
+use crate::paths;
+use crate::qemu::{Clock, Machine, Record, Vm};
+use crate::report::{Report, Sample, commit};
+
+/// The unit that experiments with the guest's script break.
+pub const UNIT: &str = "xenstore-uk";
+
+/// Fields of the script's last line that must be zero.
+pub const MUST_BE_ZERO: [&str; 5] = ["wrong", "lost", "repeated", "events_lost", "events_stray"];
+
+/// Host time that a busy virtual second may take, with room to spare.
+const HOST_SECONDS_PER_SECOND: u64 = 30;
+
+/// Host time to boot the host and a guest.
+const BOOT_LIMIT_S: u64 = 180;
+
+/// One boot whose guest runs a checked script.
+pub struct Boot<'a> {
+    /// The experiment's name.
+    pub name: &'a str,
+    /// The clock.
+    pub clock: Clock,
+    /// Emulated CPUs.
+    pub cpus: u32,
+    /// Seed of the script.
+    pub seed: u64,
+    /// How long the script runs, in seconds of the clock.
+    pub seconds: u64,
+    /// Connections that work at once in the guest.
+    pub clients: u64,
+    /// Faults, if any.
+    pub plan: Option<Plan>,
+}
+
+/// What a boot came to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Faults and what became of them.
+    pub faults: Vec<Fault>,
+    /// Recoveries of any unit, of the orchestrator too.
+    pub recoveries: u64,
+    /// The script's last line: field and count; empty when it never came.
+    pub totals: Vec<(String, u64)>,
+    /// Why the boot ended early, if it did.
+    pub broken: Option<String>,
+}
+
+impl Boot<'_> {
+    /// Boots, waits for the end of the script, and ends the machine.
+    pub fn run(&self) -> Result<Outcome> {
+        let Boot { name, seed, seconds, clients, .. } = self;
+        let work = format!(
+            "script:--seed,{seed},--seconds,{seconds},--clients,{clients},--event-limit-s,2,\
+             --every-ms,5000"
+        );
+        let mut machine = Machine::host(&format!("experiment-{name}"), self.clock);
+        machine.cpus = self.cpus;
+        machine.archive = Some(variant::archive(name, &work)?);
+        if let Some(plan) = &self.plan {
+            machine.orchestrator_args.push(plan.word()?);
+        }
+        let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
+        let mut vm = Vm::start(&machine, limit)?;
+        let end = vm.wait_for("the end of the guest's script", limit, |_, record| {
+            record.filter(|r| r.is("script-total") && !r.source.is_empty()).cloned()
+        });
+        let records = vm.records().to_vec();
+        vm.kill()?;
+        let mut outcome = Outcome {
+            faults: faults::collect(&records, UNIT),
+            recoveries: recoveries(&records),
+            ..Outcome::default()
+        };
+        match end {
+            Ok((total, _)) => outcome.totals = counts(&total),
+            Err(error) => outcome.broken = Some(format!("{error:#}")),
+        }
+        Ok(outcome)
+    }
+}
+
+fn recoveries(records: &[Record]) -> u64 {
+    let own = records.iter().filter(|r| r.source.is_empty());
+    own.filter(|r| r.is("recovered") || r.is("self-recovered")).count() as u64
+}
+
+fn counts(record: &Record) -> Vec<(String, u64)> {
+    let fields = record.value.as_object().into_iter().flatten();
+    fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
+}
+
+impl Outcome {
+    /// A field of the script's last line.
+    pub fn total(&self, field: &str) -> Option<u64> {
+        self.totals.iter().find(|(name, _)| name == field).map(|(_, count)| *count)
+    }
+
+    /// Whether the script ended and everything in it was right.
+    pub fn is_clean(&self) -> bool {
+        MUST_BE_ZERO.iter().all(|field| self.total(field) == Some(0))
+    }
+
+    /// The faults as samples. The script cannot say which fault harmed it: the last one answers.
+    pub fn samples(&self) -> Vec<Sample> {
+        let sample = |fault: &Fault| Sample {
+            kind: fault.kind.clone(),
+            target: UNIT.to_owned(),
+            at: fault.at,
+            detected: fault.detected,
+            repaired: fault.repaired,
+            rung: fault.rung,
+            lost: 0,
+            repeated: 0,
+            ok: fault.repaired.is_some(),
+        };
+        let mut out: Vec<Sample> = self.faults.iter().map(sample).collect();
+        if let Some(last) = out.last_mut()
+            && !self.is_clean()
+        {
+            let count = |field: &str| self.total(field).unwrap_or(0);
+            last.lost = count("lost") + count("events_lost") + u64::from(self.broken.is_some());
+            last.repeated = count("repeated");
+            last.ok = false;
+        }
+        out
+    }
+
+    /// Adds the script's counts to a report's measures.
+    pub fn measure(&self, report: &mut Report, host: &str) {
+        for field in ["requests"].iter().chain(&MUST_BE_ZERO) {
+            report.measure(field, host, self.total(field).unwrap_or(u64::MAX));
+        }
+    }
+}
+
+/// Results of a long experiment's parts, kept in a file until the experiment is whole.
+pub struct Parts {
+    file: PathBuf,
+    done: Vec<Part>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Part {
+    commit: String,
+    label: String,
+    outcome: Outcome,
+}
+
+impl Parts {
+    /// The parts that an interrupted run of the same experiment and seed has left.
+    pub fn open(name: &str, seed: u64) -> Result<Parts> {
+        let dir = paths::target().join("experiments");
+        fs::create_dir_all(&dir)?;
+        let file = dir.join(format!("{name}-{seed}.jsonl"));
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        let commit = commit();
+        let parts = text.lines().filter_map(|line| serde_json::from_str::<Part>(line).ok());
+        // What another build did says nothing about this one.
+        let done = parts.filter(|part| part.commit == commit).collect();
+        Ok(Parts { file, done })
+    }
+
+    /// The part of this label: from the file, or by doing it now.
+    pub fn part(&mut self, label: &str, work: impl FnOnce() -> Result<Outcome>) -> Result<Outcome> {
+        if let Some(part) = self.done.iter().find(|part| part.label == label) {
+            return Ok(part.outcome.clone());
+        }
+        let outcome = work()?;
+        let part = Part { commit: commit(), label: label.to_owned(), outcome: outcome.clone() };
+        let line = serde_json::to_string(&part)? + "\n";
+        let mut file = OpenOptions::new().create(true).append(true).open(&self.file)?;
+        file.write_all(line.as_bytes()).with_context(|| self.file.display().to_string())?;
+        self.done.push(part);
+        Ok(outcome)
+    }
+
+    /// The experiment is whole: nothing needs to be kept.
+    pub fn finish(self) -> Result<()> {
+        if self.file.exists() {
+            fs::remove_file(&self.file)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_survive_an_interruption_of_the_same_build_only() {
+        let name = format!("t-{}", std::process::id());
+        let mut parts = Parts::open(&name, 1).unwrap();
+        let outcome = Outcome { recoveries: 7, ..Outcome::default() };
+        parts.part("a", || Ok(outcome)).unwrap();
+        drop(parts);
+        let mut parts = Parts::open(&name, 1).unwrap();
+        let again = parts.part("a", || panic!("it has been done")).unwrap();
+        assert_eq!(again.recoveries, 7);
+        let text = fs::read_to_string(&parts.file).unwrap();
+        fs::write(&parts.file, text.replace(&commit(), "another")).unwrap();
+        let mut parts = Parts::open(&name, 1).unwrap();
+        assert_eq!(parts.part("a", || Ok(Outcome::default())).unwrap().recoveries, 0);
+        parts.finish().unwrap();
+    }
+
+    #[test]
+    fn an_unclean_script_spoils_the_last_sample() {
+        let fault = Fault {
+            kind: "crash-x".into(),
+            at: 1,
+            detected: Some(2),
+            repaired: Some(3),
+            rung: Some(1),
+        };
+        let clean = MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
+        let mut outcome =
+            Outcome { faults: vec![fault.clone(), fault], totals: clean, ..Outcome::default() };
+        assert!(outcome.is_clean() && outcome.samples().iter().all(|s| s.ok));
+        outcome.totals[1].1 = 2;
+        let samples = outcome.samples();
+        assert!(samples[0].ok && !samples[1].ok && samples[1].lost == 2);
+        outcome.totals.clear();
+        assert!(!outcome.is_clean(), "a script that never ended proves nothing");
+    }
+}
