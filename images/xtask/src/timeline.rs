@@ -52,7 +52,8 @@ impl Timeline {
     fn is_worth_showing(&self, text: &str) -> bool {
         if text.starts_with("(XEN)") {
             let lower = text.to_lowercase();
-            return text.contains("Xen version") || ALARMS.iter().any(|word| lower.contains(word));
+            let is_alarm = ALARMS.iter().any(|word| lower.contains(word));
+            return text.contains("Xen version") || (is_alarm && !text.contains("Loglevel"));
         }
         !text.contains("@{") && !text.trim().is_empty() && !is_banner(text)
     }

@@ -1,6 +1,6 @@
 //! The tidy test: rules that no compiler checks, kept by a ratchet.
 //!
-//! A rule that measures (length of a file or function, mentions of the injector) may have
+//! A rule that measures (length of a file or function) may have
 //! exceptions, recorded in `images/xtask/tidy-exceptions.txt` as `RULE PATH WHAT VALUE`. A recorded
 //! value may only shrink: a finding above it fails, and so does one below it, until the record says
 //! so. All other rules have no exceptions.
