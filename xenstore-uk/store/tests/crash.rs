@@ -93,12 +93,13 @@ impl Run {
             for (index, domid) in DOMIDS.into_iter().enumerate() {
                 let guest = self.host.guests.get_mut(&domid).expect("a guest");
                 // Up to two requests wait in the guest.
-                if guest.is_idle() || self.steps % 3 == 0 {
-                    if let Some((operation, payload)) = scripts[index].get(next[index]) {
-                        guest.send(*operation, 0, payload);
-                        self.sent[index].push(self.steps);
-                        next[index] += 1;
-                    }
+                let is_due = guest.is_idle() || self.steps.is_multiple_of(3);
+                if let Some((operation, payload)) =
+                    scripts[index].get(next[index]).filter(|_| is_due)
+                {
+                    guest.send(*operation, 0, payload);
+                    self.sent[index].push(self.steps);
+                    next[index] += 1;
                 }
                 guest.push();
                 guest.pull(pull);
@@ -169,7 +170,7 @@ fn every_store_may_be_the_last() {
     for last in 1..total {
         let mut run = Run::new();
         run.host.budget.limit(last);
-        run.go(if last % 3 == 0 { 7 } else { usize::MAX }, last % 29);
+        run.go(if last.is_multiple_of(3) { 7 } else { usize::MAX }, last % 29);
         run.check(&expected);
         assert_eq!(run.host.server.state().tree().nodes(), digest);
         let slots = run.host.server.slots().used_slots();

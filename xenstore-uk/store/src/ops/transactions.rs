@@ -173,7 +173,7 @@ impl Outcome {
 /// What the transaction left at each path that it changed. It is copied, so that the snapshot can
 /// go before the live tree changes: then nothing has to be copied there.
 fn results(open: &Transaction) -> Vec<(Box<[u8]>, Option<Outcome>)> {
-    let outcome = |path: &Box<[u8]>| {
+    let outcome = |path: &[u8]| {
         let node = open.tree.get(path)?.node;
         Some(Outcome { permissions: entries(node), value: node.value().into() })
     };

@@ -1,0 +1,109 @@
+//! Sockets: a thread that accepts, and per connection one that reads and one that writes, so that
+//! the engine never waits for a client.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread;
+
+/// What happens at the sockets.
+pub enum Event {
+    /// A client connected.
+    Opened(u64, Outlet),
+    /// A client sent bytes.
+    Received(u64, Vec<u8>),
+    /// A client has taken what it was sent.
+    Drained(u64),
+    /// A client is gone.
+    Closed(u64),
+}
+
+/// Where the engine puts bytes for a client.
+pub struct Outlet {
+    bytes: Sender<Vec<u8>>,
+    waiting: Arc<AtomicUsize>,
+    stream: UnixStream,
+}
+
+/// Bytes that may wait for a client which does not read, beside those in its ring.
+const WAITING_MAX: usize = 64 * 1024;
+
+impl Outlet {
+    /// Whether the client keeps up.
+    pub fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) < WAITING_MAX
+    }
+
+    /// Sends bytes.
+    pub fn send(&self, bytes: Vec<u8>) {
+        self.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+        // A closed client is told by its reader.
+        let _ = self.bytes.send(bytes);
+    }
+
+    /// Ends the connection.
+    pub fn close(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+/// Listens on a socket and reports what happens there.
+pub fn listen(path: &Path, inbox: Sender<Event>) -> std::io::Result<()> {
+    if path.exists() {
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            match stream.and_then(|stream| connect(number as u64, stream, &inbox)) {
+                Ok(()) => {}
+                Err(error) => eprintln!("cannot serve a client: {error}"),
+            }
+        }
+    });
+    Ok(())
+}
+
+fn connect(number: u64, stream: UnixStream, inbox: &Sender<Event>) -> std::io::Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    let waiting = Arc::new(AtomicUsize::new(0));
+    let outlet = Outlet { bytes: sender, waiting: waiting.clone(), stream: stream.try_clone()? };
+    let reader = stream.try_clone()?;
+    let _ = inbox.send(Event::Opened(number, outlet));
+    let reports = inbox.clone();
+    thread::spawn(move || read(number, reader, &reports));
+    let reports = inbox.clone();
+    thread::spawn(move || write(number, stream, &receiver, &waiting, &reports));
+    Ok(())
+}
+
+fn read(number: u64, mut stream: UnixStream, inbox: &Sender<Event>) {
+    let mut buffer = [0; 8192];
+    while let Ok(count @ 1..) = stream.read(&mut buffer) {
+        if inbox.send(Event::Received(number, buffer[..count].to_vec())).is_err() {
+            return;
+        }
+    }
+    let _ = inbox.send(Event::Closed(number));
+}
+
+fn write(
+    number: u64,
+    mut stream: UnixStream,
+    outgoing: &Receiver<Vec<u8>>,
+    waiting: &AtomicUsize,
+    inbox: &Sender<Event>,
+) {
+    for bytes in outgoing {
+        if stream.write_all(&bytes).is_err() {
+            return;
+        }
+        let before = waiting.fetch_sub(bytes.len(), Ordering::AcqRel);
+        if before >= WAITING_MAX {
+            let _ = inbox.send(Event::Drained(number));
+        }
+    }
+}
