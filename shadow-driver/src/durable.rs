@@ -2,13 +2,14 @@
 //!
 //! | offset | holds |
 //! |---|---|
-//! | 0 | the configuration, as a `fabric::record::Record` of kind `PVsc` |
-//! | [`CONFIG_BYTES`] | one slot of [`FRAME_BYTES`] per frame: a single record of kind `PVsf`, its first word 0 when the slot is free |
+//! | 0 | the configuration: a `fabric::record::Record` of kind `PVsc` |
+//! | [`CONFIG_BYTES`] | slots of [`FRAME_BYTES`], one per frame: single records of kind `PVsf` |
 //!
-//! Payload of a configuration: has an address (1), address (6), promiscuous (1), MTU (2), number of
-//! groups (1), groups (6 each). Payload of a frame: sequence (8), token (8), number of segments (1),
-//! kind of offload (1: has one, 2: IPv6, 4: TCP, 8: cut), network, start, field, cut size, cut headers
-//! (2 each), segments (offset 4, length 4). All little endian.
+//! The first word of a free slot is 0. Payload of a configuration: has an address (1), address (6),
+//! promiscuous (1), MTU (2), number of groups (1), groups (6 each). Payload of a frame: sequence
+//! (8), token (8), number of segments (1), kind of offload (1; bit 0: has one, 1: IPv6, 2: TCP, 3:
+//! cut), network, start, field, cut size, cut headers (2 each), segments (offset 4, length 4).
+//! All little endian.
 
 use drivers::{Config, Cut, GROUPS_MAX, SEGMENTS_MAX, Segment, Segments, TxOffload};
 use fabric::record::{Kind, Record, read_once, size_once, write_once};
