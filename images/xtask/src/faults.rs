@@ -28,7 +28,7 @@ impl Plan {
         let unit = SYSTEM.with_role(Role::XenStore).context("the description has no XenStore")?;
         let Plan { kinds, count, seed, gap_us, after } = self;
         Ok(format!(
-            "inject=unit:{},kinds:{},count:{count},seed:{seed},gap_us:{gap_us},after:{after}",
+            "inject=unit:{};kinds:{};count:{count};seed:{seed};gap_us:{gap_us};after:{after}",
             SYSTEM.units[unit].domid,
             kinds.join("+"),
         ))
@@ -145,7 +145,7 @@ mod tests {
         let plan = Plan { kinds, count: 3, seed: 7, gap_us: 1000, after: 50 };
         assert_eq!(
             plan.word().unwrap(),
-            "inject=unit:1,kinds:crash-undefined+hang-loop,count:3,seed:7,gap_us:1000,after:50"
+            "inject=unit:1;kinds:crash-undefined+hang-loop;count:3;seed:7;gap_us:1000;after:50"
         );
     }
 }

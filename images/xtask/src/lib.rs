@@ -16,6 +16,7 @@ pub mod peer;
 pub mod process;
 pub mod progress;
 pub mod qemu;
+pub mod refusals;
 pub mod report;
 pub mod run;
 pub mod setup;

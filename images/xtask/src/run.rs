@@ -132,6 +132,12 @@ fn is_demonstrated(options: &Options, timeline: &Timeline) -> bool {
     timeline.survived >= wanted && timeline.right_since >= RIGHT_AFTER && !options.storm
 }
 
+/// The demonstration's faults.
+pub fn demonstration(seed: u64) -> Plan {
+    let (count, gap_us, after) = (DEMO_FAULTS, DEMO_GAP_US, DEMO_AFTER);
+    Plan { kinds: KINDS.to_vec(), count, seed, gap_us, after }
+}
+
 /// The machine that these options describe.
 pub fn machine(options: &Options) -> Result<Machine> {
     let clock = if options.virtual_clock { Clock::Virtual } else { Clock::Real };
@@ -141,10 +147,10 @@ pub fn machine(options: &Options) -> Result<Machine> {
     machine.gdb_port = options.gdb;
     machine.xen_args.clone_from(&options.xen_append);
     if !options.no_faults {
-        let (count, gap_us) =
-            if options.storm { (STORM_FAULTS, STORM_GAP_US) } else { (DEMO_FAULTS, DEMO_GAP_US) };
-        let plan =
-            Plan { kinds: KINDS.to_vec(), count, seed: options.seed, gap_us, after: DEMO_AFTER };
+        let mut plan = demonstration(options.seed);
+        if options.storm {
+            (plan.count, plan.gap_us) = (STORM_FAULTS, STORM_GAP_US);
+        }
         machine.orchestrator_args.push(plan.word()?);
     }
     machine.orchestrator_args.extend(options.append.iter().cloned());

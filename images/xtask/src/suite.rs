@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
-use crate::paths;
 use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
+use crate::{paths, run};
 
 /// One line that must come, in order.
 pub enum Expect {
@@ -34,8 +34,8 @@ pub struct Boot {
     pub initial: &'static str,
     /// A unikernel as its module instead of the archive.
     pub module: Option<&'static str>,
-    /// Words for its command line.
-    pub args: &'static [&'static str],
+    /// Whether the demonstration's faults are injected.
+    pub has_faults: bool,
     /// In which ways it runs.
     pub ways: &'static [Way],
     /// What must come, in order.
@@ -69,7 +69,7 @@ pub const BOOTS: [Boot; 2] = [
         name: "runtime-trials",
         initial: "glue-orchestrator",
         module: Some("glue-service"),
-        args: &[],
+        has_faults: false,
         // It measures the runtime against limits of the virtual clock.
         ways: &[VIRTUAL],
         expect: &[],
@@ -80,8 +80,7 @@ pub const BOOTS: [Boot; 2] = [
         name: "three-faults",
         initial: "orchestrator",
         module: None,
-        args: &["inject=unit:1,kinds:crash-undefined+crash-wild-jump+hang-loop,count:3,seed:1,\
-                 gap_us:2500000,after:70"],
+        has_faults: true,
         ways: &[VIRTUAL, REAL],
         expect: &[
             Expect::Line("GUEST_READY up=*xenbus=yes"),
@@ -96,6 +95,9 @@ pub const BOOTS: [Boot; 2] = [
         patience_s: 180,
     },
 ];
+
+/// Seed of the faults' instants.
+const SEED: u64 = 1;
 
 /// A self-test takes a second; a hanging one is not waited for long.
 const SELF_TEST_LIMIT: Duration = Duration::from_secs(60);
@@ -134,14 +136,16 @@ pub fn guest_alone() -> Result<String> {
 }
 
 /// Boots one host and holds it to what is expected.
-pub fn run(boot: &Boot, way: Way) -> Result<String> {
+pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     let mut machine = Machine::host(&format!("suite-{}-{}", boot.name, way.name), way.clock);
     machine.cpus = way.cpus;
     machine.orchestrator = Some(paths::unikernel(boot.initial));
     if let Some(module) = boot.module {
         machine.archive = Some(paths::unikernel(module));
     }
-    machine.orchestrator_args = boot.args.iter().map(|word| (*word).to_owned()).collect();
+    if boot.has_faults {
+        machine.orchestrator_args.push(run::demonstration(SEED).word()?);
+    }
     let patience = Duration::from_secs(boot.patience_s);
     let steps = u32::try_from(boot.expect.len()).unwrap_or(u32::MAX).saturating_add(1);
     let mut vm = Vm::start(&machine, patience.saturating_mul(steps))?;

@@ -7,6 +7,7 @@ use anyhow::{Result, bail};
 use crate::image::Firmware;
 use crate::process::Tool;
 use crate::progress::Steps;
+use crate::refusals::{self, REFUSALS};
 use crate::suite::{self, BOOTS};
 use crate::{build, image, peer};
 
@@ -22,6 +23,9 @@ pub struct Options {
     /// Only the suite on Xen.
     #[arg(long, conflicts_with = "host_only")]
     pub xen_only: bool,
+    /// Only those items of the suite whose names hold this text.
+    #[arg(long, value_name = "TEXT", requires = "xen_only")]
+    pub filter: Option<String>,
 }
 
 /// Tests that passed and failed.
@@ -41,7 +45,7 @@ pub fn run(options: &Options) -> Result<()> {
         println!("test: host: {}", totals.text());
     }
     if !options.host_only {
-        let xen = xen(&steps)?;
+        let xen = xen(&steps, options.filter.as_deref())?;
         println!("test: on Xen: {}", xen.text());
         totals.passed += xen.passed;
         totals.failed += xen.failed;
@@ -143,38 +147,67 @@ fn failures(text: &str) -> Vec<&str> {
 }
 
 /// Every unikernel's self-test, every boot in every way, and the ISO.
-fn xen(steps: &Steps) -> Result<Totals> {
+fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
     build::run(&build::Options::default())?;
-    let mut totals = Totals::default();
-    totals.note(steps.step("guest without Xen", suite::guest_alone));
+    let present: Vec<&str> = build::present()?.iter().map(|unit| unit.name).collect();
+    let totals = Totals::default();
+    let mut suite = Suite { steps, present, filter: filter.unwrap_or_default(), totals };
+    suite.item("guest without Xen", "", suite::guest_alone);
     for unit in build::present()? {
         let label = format!("self-test of {}", unit.name);
-        totals.note(steps.step(&label, || suite::self_test(unit.name)));
+        suite.item(&label, unit.name, || suite::self_test(unit.name));
     }
-    let (passed, failed) = peer::suite(steps)?;
-    totals.passed += passed;
-    totals.failed += failed;
-    let present: Vec<&str> = build::present()?.iter().map(|unit| unit.name).collect();
-    let mut absent = 0;
+    if suite.filter.is_empty() || "peer".contains(suite.filter) {
+        let (passed, failed) = peer::suite(steps)?;
+        suite.totals.passed += passed;
+        suite.totals.failed += failed;
+    }
     for boot in &BOOTS {
-        if !present.contains(&boot.initial) {
-            absent += boot.ways.len();
-            continue;
-        }
         for way in boot.ways {
             let label = format!("boot {} ({})", boot.name, way.name);
-            totals.note(steps.step(&label, || suite::run(boot, *way)));
+            suite.item(&label, boot.initial, || suite::boot(boot, *way));
         }
     }
-    totals.skipped += absent;
-    if !present.contains(&"orchestrator") {
-        totals.skipped += Firmware::ALL.len();
-        return Ok(totals);
+    for refusal in &REFUSALS {
+        let label = format!("refusal {}", refusal.name);
+        suite.item(&label, HOST, || refusals::run(refusal));
     }
     for firmware in Firmware::ALL {
-        totals.note(image::boot(steps, firmware));
+        if suite.wants(&format!("image {firmware}"), HOST) {
+            suite.totals.note(image::boot(steps, firmware));
+        }
     }
-    Ok(totals)
+    Ok(suite.totals)
+}
+
+/// The unikernel without which there is no host to boot.
+const HOST: &str = "tool-uk";
+
+/// The on-Xen suite under way.
+struct Suite<'a> {
+    steps: &'a Steps,
+    present: Vec<&'static str>,
+    filter: &'a str,
+    totals: Totals,
+}
+
+impl Suite<'_> {
+    /// Whether an item is to be run: it passes the filter, and the unikernel it needs is there.
+    fn wants(&mut self, label: &str, needs: &str) -> bool {
+        if !label.contains(self.filter) {
+            return false;
+        }
+        let is_possible = needs.is_empty() || self.present.contains(&needs);
+        self.totals.skipped += usize::from(!is_possible);
+        is_possible
+    }
+
+    fn item(&mut self, label: &str, needs: &str, work: impl FnOnce() -> Result<String>) {
+        if self.wants(label, needs) {
+            let result = self.steps.step(label, work);
+            self.totals.note(result);
+        }
+    }
 }
 
 #[cfg(test)]
