@@ -155,11 +155,12 @@ fn dump(frame: &Frame, address: u64) {
     let _ = write!(
         Console,
         "\ntrap {vector} ({}) error {error:#x} address {address:#x}\n\
-         rip {rip:016x} cs {cs:04x} rflags {rflags:08x} rsp {rsp:016x} ss {ss:04x}\n\
+         rip {rip:016x} cs {:04x} rflags {rflags:08x} rsp {rsp:016x} ss {ss:04x}\n\
          rax {rax:016x} rbx {rbx:016x} rcx {rcx:016x} rdx {rdx:016x}\n\
          rsi {rsi:016x} rdi {rdi:016x} rbp {rbp:016x} r8  {r8:016x}\n\
          r9  {r9:016x} r10 {r10:016x} r11 {r11:016x} r12 {r12:016x}\n\
          r13 {r13:016x} r14 {r14:016x} r15 {r15:016x}\n",
-        name(*vector)
+        name(*vector),
+        cs & 0xffff,
     );
 }

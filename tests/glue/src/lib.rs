@@ -65,6 +65,8 @@ pub mod command {
     pub const UNMAP: u64 = 9;
     /// Count as COUNT, in memory from the heap; answers the free bytes of the heap.
     pub const ALLOCATE: u64 = 10;
+    /// Allocate, map and unmap without end: the page that domain FIRST granted as SECOND.
+    pub const CHURN: u64 = 12;
     /// Drop mappings that were not asked for in this life.
     pub const DROP_ORPHANS: u64 = 11;
 }

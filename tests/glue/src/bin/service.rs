@@ -89,6 +89,28 @@ fn first_word(state: &State) -> u64 {
     state.mapping.as_ref().map_or(u64::MAX, |mapping| mapping.load_u64(0))
 }
 
+/// Keeps allocator, records of grants and state busy, so that a life ends in the middle of
+/// something.
+fn churn(xen: &Hypervisor, granter: DomId, reference: GrantRef) -> ! {
+    let mut round = 0u64;
+    loop {
+        round += 1;
+        let mapping = xen.map_grants(granter, &[reference; 2], Access::ReadWrite);
+        STATE.with(|state| {
+            state.count += 1;
+            state.mapping = mapping.ok();
+            if state.numbers.len() > 500 {
+                state.numbers = Vec::new();
+            }
+            state.numbers.push(round);
+        });
+        for _ in 0..round % 7 {
+            black_box(alloc::vec![0u8; 64 + (round % 400) as usize]);
+        }
+        STATE.with(|state| state.mapping = None);
+    }
+}
+
 fn obey(xen: &Hypervisor, fabric: &FabricMemory) -> u64 {
     let first = fabric.load_u64(question::FIRST);
     let second = fabric.load_u64(question::SECOND);
@@ -129,6 +151,7 @@ fn obey(xen: &Hypervisor, fabric: &FabricMemory) -> u64 {
             state.mapping = None;
             0
         }),
+        command::CHURN => churn(xen, DomId(first as u16), GrantRef(second as u32)),
         command::DROP_ORPHANS => {
             xen.drop_orphans();
             0

@@ -13,7 +13,7 @@ use runtime::{Boot, FabricMemory, Hypervisor};
 /// Pages of the service: 4 MiB.
 const SERVICE_PAGES: u32 = 1024;
 /// How long anything may take.
-const PATIENCE_NS: u64 = 500_000_000;
+const PATIENCE_NS: u64 = 5_000_000_000;
 
 /// Everything about the service.
 pub struct Bench {
