@@ -176,19 +176,23 @@ impl<M: SharedMemory> Node<M> {
             last_position: message.position.core(),
         });
         if self.leads.is_some_and(|(term, _)| term == message.term) {
-            self.note_progress(slot);
             let matched = self.core.follower_match_index(message.from.core());
+            let matched = matched.map_or(0, |index| index.get());
             let peer = &mut self.peers[slot];
-            peer.matched = matched.map_or(0, |index| index.get());
+            // An answer that tells nothing new, as to each heartbeat, must not put off what is
+            // to be repeated.
+            let progress = matched > peer.matched || message.commit > peer.commit;
+            peer.matched = matched;
             peer.commit = peer.commit.max(message.commit);
             peer.needs_snapshot = message.flags & FLAG_NEEDS_SNAPSHOT != 0;
             if peer.needs_snapshot {
                 self.want_transfer(slot);
-            } else if self.peers[slot].transfer.is_some()
-                && self.peers[slot].matched >= self.oldest_transfer().unwrap_or(0)
-            {
-                // It got there without the snapshot.
+            } else if self.peers[slot].transferring().is_some_and(|at| at <= message.commit) {
+                // It is there: by other means, or its last acknowledgement was lost.
                 self.drop_transfer(slot);
+            }
+            if progress {
+                self.note_progress(slot);
             }
         }
         let gap = message.flags & FLAG_GAP != 0;

@@ -143,6 +143,8 @@ impl<M: SharedMemory> Node<M> {
         if applied < storage.start().index && !storage.restoring() {
             storage.set_restoring(true);
         }
+        // A state under restoration counts for nothing, also if its last piece was taken already.
+        let applied = if storage.restoring() { 0 } else { applied };
         let entries = LogEntries::from_iter(storage.start().core(), entries);
         Ok(Self::start(settings, storage, entries, applied))
     }
@@ -388,6 +390,31 @@ impl<M: SharedMemory> Node<M> {
         Some((Position { term, index }, kind))
     }
 
+    /// Copies the entry at `index` to `bytes`, checked; `None` when the log does not hold it.
+    pub fn read_entry<'b>(
+        &self,
+        index: u64,
+        bytes: &'b mut Vec<u8>,
+    ) -> Option<Result<Record<'b>, Damage>> {
+        let last = self.core.log().last_position().index.get().min(self.storage.last_index());
+        let inside = index > self.storage.start().index && index <= last;
+        inside.then(|| self.storage.read(index, bytes))
+    }
+
+    /// Bytes of this replica's own memory that grow and shrink with what it does: buffers,
+    /// snapshots under way, the place of each record.
+    pub fn footprint(&self) -> usize {
+        let batches = [&self.staged, &self.recent, &self.older].map(|batch| batch.bytes.capacity());
+        let transfers = self.peers.iter().filter_map(|peer| match &peer.transfer {
+            Some(Transfer::Open(open)) => Some(open.data.capacity()),
+            _ => None,
+        });
+        batches.iter().sum::<usize>()
+            + transfers.sum::<usize>()
+            + self.scratch.capacity()
+            + self.storage.footprint()
+    }
+
     /// Bytes of log records kept, and the most that may be.
     pub fn log_bytes(&self) -> (usize, usize) {
         (self.storage.used(), self.storage.capacity())
@@ -461,13 +488,9 @@ impl<M: SharedMemory> Node<M> {
         None
     }
 
-    /// Whether any snapshot is being sent.
+    /// Index of the oldest snapshot that is on its way.
     pub(crate) fn oldest_transfer(&self) -> Option<u64> {
-        let opened = self.peers.iter().filter_map(|peer| match &peer.transfer {
-            Some(Transfer::Open(open)) => Some(open.position.index),
-            _ => None,
-        });
-        opened.min()
+        self.peers.iter().filter_map(Peer::transferring).min()
     }
 
     pub(crate) fn is_leader(&self) -> bool {

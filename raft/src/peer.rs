@@ -152,9 +152,19 @@ impl Peer {
             }
             self.ident = Some(ident);
             self.boot = self.boot.max(boot);
+            // Whoever speaks from a new life runs, whatever was said of the former one.
+            self.up = true;
             self.forget();
         }
         newer
+    }
+
+    /// Index of the snapshot that is on its way to it.
+    pub fn transferring(&self) -> Option<u64> {
+        match &self.transfer {
+            Some(Transfer::Open(open)) => Some(open.position.index),
+            _ => None,
+        }
     }
 
     /// Forgets what was told and heard: another life begins.

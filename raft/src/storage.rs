@@ -141,6 +141,8 @@ pub(crate) struct Storage<M> {
     offsets: VecDeque<u32>,
     used: u32,
     capacity: u32,
+    /// The copy of the header that is written first.
+    first_copy: usize,
 }
 
 impl<M: SharedMemory> Storage<M> {
@@ -153,6 +155,18 @@ impl<M: SharedMemory> Storage<M> {
             .ok()
             .filter(|capacity| *capacity <= 1 << 30)
             .ok_or(OpenError::Size)
+    }
+
+    fn over(
+        memory: M,
+        header: Header,
+        ident: Ident,
+        start_term: u64,
+        config: ClusterConfig,
+        capacity: u32,
+    ) -> Self {
+        let (offsets, used, first_copy) = (VecDeque::new(), 0, 0);
+        Self { memory, header, ident, start_term, config, offsets, used, capacity, first_copy }
     }
 
     /// Formats `memory` for `ident` with an empty log after an empty state whose membership is
@@ -179,9 +193,7 @@ impl<M: SharedMemory> Storage<M> {
             base_crc: 0,
             flags: if restoring { FLAG_RESTORING } else { 0 },
         };
-        let offsets = VecDeque::new();
-        let mut storage =
-            Self { memory, header, ident, start_term: 0, config, offsets, used: 0, capacity };
+        let mut storage = Self::over(memory, header, ident, 0, config, capacity);
         storage.write_base();
         storage.save();
         Ok(storage)
@@ -196,28 +208,27 @@ impl<M: SharedMemory> Storage<M> {
         each: impl FnMut(&Record<'_>),
     ) -> Result<Self, OpenError> {
         let capacity = Self::capacity_of(&memory)?;
-        let mut best: Option<Header> = None;
+        let mut best: Option<(Header, usize)> = None;
         let mut blank = true;
-        for at in HEADERS {
+        for (copy, at) in HEADERS.into_iter().enumerate() {
             let mut bytes = [0; HEADER_LEN + 4];
             memory.read(at, &mut bytes);
             blank &= bytes.iter().all(|byte| *byte == 0);
-            let header = Header::parse(&bytes, capacity);
-            best = best.into_iter().chain(header).max_by_key(|header| header.sequence);
+            let found = Header::parse(&bytes, capacity).map(|header| (header, copy));
+            best = best.into_iter().chain(found).max_by_key(|(header, _)| header.sequence);
         }
-        let Some(header) = best else {
+        let Some((header, best)) = best else {
             return Err(if blank { OpenError::Blank } else { OpenError::Damaged(Damage::Header) });
         };
         let (ident, start_term, config) = read_base(&memory, &header)?;
         if ident.replica() != replica {
             return Err(OpenError::Damaged(Damage::Foreign));
         }
-        let offsets = VecDeque::new();
-        let mut storage =
-            Self { memory, header, ident, start_term, config, offsets, used: 0, capacity };
+        let mut storage = Self::over(memory, header, ident, start_term, config, capacity);
         storage.scan(each)?;
         storage.header.boot_epoch = boot_epoch;
-        // Both copies are whole again from here on.
+        // The copy that was read may be the only whole one: it is written last.
+        storage.first_copy = 1 - best;
         storage.save();
         Ok(storage)
     }
@@ -298,9 +309,8 @@ impl<M: SharedMemory> Storage<M> {
     pub fn save(&mut self) {
         self.header.sequence += 1;
         let bytes = self.header.encode();
-        for at in HEADERS {
-            self.memory.write(at, &bytes);
-        }
+        self.memory.write(HEADERS[self.first_copy], &bytes);
+        self.memory.write(HEADERS[1 - self.first_copy], &bytes);
     }
 
     /// Remembers term and vote; durable after [`Self::save`].
@@ -412,6 +422,11 @@ impl<M: SharedMemory> Storage<M> {
         };
         // One byte short of full, so that a full ring and an empty one differ in their offsets.
         (self.capacity - used) as usize - 8
+    }
+
+    /// Bytes of memory that the places of the records take.
+    pub fn footprint(&self) -> usize {
+        self.offsets.capacity() * size_of::<u32>()
     }
 
     /// Bytes of records in the ring.

@@ -99,6 +99,54 @@ fn one_damaged_header_is_survived_and_repaired() {
     }
 }
 
+/// Memory whose writer dies after some bytes.
+struct Dying(HeapMemory, core::cell::Cell<usize>);
+
+impl SharedMemory for Dying {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        self.0.read(offset, into);
+    }
+    fn write(&self, offset: usize, from: &[u8]) {
+        let stored = from.len().min(self.1.get());
+        self.1.set(self.1.get() - stored);
+        self.0.write(offset, &from[..stored]);
+    }
+    fn fill(&self, offset: usize, len: usize, value: u8) {
+        self.write(offset, &vec![value; len]);
+    }
+    fn load_u32(&self, offset: usize) -> u32 {
+        self.0.load_u32(offset)
+    }
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.write(offset, &value.to_le_bytes());
+    }
+    fn load_u64(&self, offset: usize) -> u64 {
+        self.0.load_u64(offset)
+    }
+    fn store_u64(&self, offset: usize, value: u64) {
+        self.write(offset, &value.to_le_bytes());
+    }
+}
+
+#[test]
+fn two_crashes_in_a_row_lose_nothing() {
+    let header = HEADER_LEN + 4;
+    for first in (0..=2 * header).step_by(3) {
+        for second in (0..=2 * header).step_by(5) {
+            let memory = HeapMemory::new(MIN_STORAGE);
+            fresh(&memory);
+            for bytes in [first, second] {
+                let dying = Dying(memory.clone(), core::cell::Cell::new(bytes));
+                Storage::open(dying, 1, bytes as u32 + 2, |_| {}).unwrap();
+            }
+            assert!(reopen(&memory).is_ok(), "dead after {first}, then {second} bytes");
+        }
+    }
+}
+
 #[test]
 fn damage_is_named() {
     let memory = HeapMemory::new(MIN_STORAGE);

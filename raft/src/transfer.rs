@@ -85,9 +85,9 @@ impl<M: SharedMemory> Node<M> {
     }
 
     fn open_transfer<S: StateMachine>(&mut self, slot: usize, machine: &mut S) {
-        let settled = self.leads.is_some_and(|(_, first)| self.applied >= first);
-        if !settled || self.storage.restoring() || machine.applied() != self.applied {
-            // Not before everything committed by former leaders is in the state.
+        // What is applied is committed, also before this leader's first entry is: that one may need
+        // the very follower that needs the snapshot.
+        if self.storage.restoring() || machine.applied() != self.applied {
             self.peers[slot].transfer = Some(Transfer::Wanted);
             return;
         }
