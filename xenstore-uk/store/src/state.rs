@@ -295,6 +295,17 @@ impl State {
         }
     }
 
+    /// Forgets the last request of a connection. Answers whether there was one.
+    pub(crate) fn forget_session(&mut self, client: u16, fx: &mut dyn Effects) -> bool {
+        let had = self
+            .client_mut(client)
+            .is_some_and(|client| core::mem::take(&mut client.session) != Session::default());
+        if had {
+            self.put_client(client, fx);
+        }
+        had
+    }
+
     /// Starts a new life of a connection after its ring was reset.
     pub fn restart_client(&mut self, client: u16, fx: &mut dyn Effects) {
         self.reset_client(client, fx);

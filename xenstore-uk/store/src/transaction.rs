@@ -70,13 +70,24 @@ impl Transaction {
         }
     }
 
-    /// Notes that the outcome depends on a path's value and permissions, or its absence.
+    /// Notes that the outcome depends on a path's value and permissions, or on its absence: then
+    /// also on how far the path exists, because that decides which error is told to whom.
     pub fn depend(&mut self, path: &[u8]) {
         self.mark(path, false);
+        let found = self.tree.seek(path);
+        if !found.is_whole() {
+            let existing = found.path.len();
+            let missing = path.len() - found.missing.len();
+            let first = found.missing.iter().position(|byte| *byte == b'/');
+            let until = first.map_or(path.len(), |len| missing + len);
+            self.mark(&path[..existing], false);
+            self.mark(&path[..until], false);
+        }
     }
 
     /// Notes that the outcome depends on a path's children, too.
     pub fn depend_on_children(&mut self, path: &[u8]) {
+        self.depend(path);
         self.mark(path, true);
     }
 

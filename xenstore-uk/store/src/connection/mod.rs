@@ -132,19 +132,20 @@ impl Connection {
         self.state.sending == Sending::Event && self.events.is_empty()
     }
 
-    /// After a recovery: brings the ring to what the area says, or what is left of it.
-    pub fn adopt<P: SharedMemory, A: SharedMemory>(&mut self, ring: &Ring<P>, area: &Area<'_, A>) {
-        let published = ring.published();
-        let state = &mut self.state;
+    /// Whether the client emptied its page between two requests, as hvmloader does: then both
+    /// streams begin at zero again.
+    pub fn was_emptied(&self, published: (u32, u32)) -> bool {
+        let state = &self.state;
         let is_idle = state.have == 0
             && state.sending == Sending::Nothing
             && matches!(state.phase, Phase::Open);
+        is_idle && published == (0, 0) && (state.position, state.produced) != (0, 0)
+    }
+
+    /// After a recovery: brings the ring to what the area says, or what is left of it.
+    pub fn adopt<P: SharedMemory, A: SharedMemory>(&mut self, ring: &Ring<P>, area: &Area<'_, A>) {
         if core::mem::take(&mut self.is_unknown) {
-            (state.position, state.produced) = published;
-            self.save(area);
-        } else if is_idle && published == (0, 0) {
-            // The client emptied its page meanwhile, as hvmloader does.
-            (state.position, state.produced) = (0, 0);
+            (self.state.position, self.state.produced) = ring.published();
             self.save(area);
         }
         self.attempts = area.attempts(self.state.position);

@@ -235,7 +235,6 @@ impl State {
         let content = missing.len() + value.len() + count * permissions.len() * ENTRY_LEN;
         if let Some(open) = open.as_deref_mut() {
             open.depend(path);
-            open.depend(above);
         }
         let inside = open.as_ref().map_or(0, |open| open.counted(owner)).max(0) as u64;
         let nodes = u64::from(self.domain_entry(owner).used(Quota::Nodes)) + inside;

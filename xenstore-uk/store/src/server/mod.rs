@@ -229,6 +229,16 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             Some(found) => self.state.features_of(found.domid),
             None => return false,
         };
+        let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
+            return false;
+        };
+        let is_known = connection.state.phase != Phase::Fresh && !connection.is_unknown;
+        // Indices of zero may also be those of before the first message, when the crash came
+        // between the area and the ring. Then the area is at most one message ahead.
+        let is_ahead = (connection.state.position as usize) > wire::MESSAGE_MAX;
+        if is_known && is_ahead && connection.was_emptied(ring.published()) {
+            self.begin_at_zero(client);
+        }
         let key = self.slots.key();
         let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
             return false;

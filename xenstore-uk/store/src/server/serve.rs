@@ -90,24 +90,32 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         client: u16,
         ring: &Ring<P>,
     ) -> Result<(), RingError> {
-        let key = self.slots.key();
         let published = ring.published();
-        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+        let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
             return Ok(());
         };
-        let state = &mut connection.state;
-        if published == (state.consumed(), state.produced) {
+        if published == (connection.state.consumed(), connection.state.produced) {
             return Ok(());
         }
-        let is_idle = state.have == 0
-            && state.sending == Sending::Nothing
-            && matches!(state.phase, Phase::Open);
-        if !is_idle || published != (0, 0) {
+        if !connection.was_emptied(published) {
             return Err(RingError::Index);
         }
-        (state.position, state.produced) = (0, 0);
-        connection.save(&Area::new(&self.areas, client, key));
+        self.begin_at_zero(client);
         Ok(())
+    }
+
+    /// Both streams of a connection begin at zero again. Its last request is forgotten first: a
+    /// new one may come to lie at the same place.
+    pub(super) fn begin_at_zero(&mut self, client: u16) {
+        self.change(|state, outbox| ((), state.forget_session(client, outbox)));
+        let key = self.slots.key();
+        if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
+            (connection.state.position, connection.state.produced) = (0, 0);
+            connection.attempts = 0;
+            let area = Area::new(&self.areas, client, key);
+            area.clear_attempts();
+            connection.save(&area);
+        }
     }
 
     /// Whether something remains to be done for a connection without a new kick.
