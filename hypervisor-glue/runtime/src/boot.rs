@@ -132,21 +132,22 @@ extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
     let info: &'static StartInfo = unsafe { &*(start_info as *const StartInfo) };
     failure::reset();
     let facts = facts::learn(info);
-    let ours = paging::entry(1 << 30, 1).is_some();
+    traps::open();
+    if rung != 0 {
+        traps::flush();
+    }
+    traps::own();
+    let ours = window::is_prepared();
     // Only our builder passes a rung.
     let life = if ours { Life::of_rung(rung) } else { Life::First };
     console::open();
     share_page(info.shared_info);
-    traps::open();
+    upcall::open();
     if life == Life::First {
         hypervisor::event_words().reset();
-    } else {
-        traps::flush();
+        stop_ticker();
+        guard_pages();
     }
-    traps::own();
-    upcall::open();
-    stop_ticker();
-    guard_pages();
     if let Err(error) = window::open() {
         failure::fail(format_args!("no window for mappings: {error}"));
     }
@@ -193,9 +194,13 @@ pub(crate) fn again(failure: FailureText) -> Boot {
 /// Makes the page that Xen shares with us visible in our image.
 fn share_page(machine_address: u64) {
     let address = &raw const ppvmm_shared_info as u64;
+    let wanted = paging::leaf(machine_address >> 12, true);
+    if paging::entry(address, 1).is_some_and(|entry| entry.maps_as(wanted)) {
+        // A former life has done it.
+        return;
+    }
     // SAFETY: The static page exists for this, and is accessed as memory that others write.
-    let mapped = unsafe { paging::set_leaf(address, paging::leaf(machine_address >> 12, true)) };
-    if let Err(error) = mapped {
+    if let Err(error) = unsafe { paging::set_leaf(address, wanted) } {
         failure::fail(format_args!("no shared information page: {error}"));
     }
 }

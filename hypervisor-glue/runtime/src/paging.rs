@@ -36,6 +36,12 @@ impl Entry {
     pub(crate) fn present(&self) -> bool {
         self.value & 1 != 0
     }
+
+    /// Whether it maps the same frame with the same right to write (Xen adds flags of its own).
+    pub(crate) fn maps_as(&self, value: u64) -> bool {
+        const COMPARED: u64 = FRAME_MASK | 3;
+        self.value & COMPARED == value & COMPARED
+    }
 }
 
 /// The value that maps a frame.
@@ -71,10 +77,11 @@ fn table_address(frame: u64) -> *const u64 {
     (made * PAGE_SIZE as u64) as *const u64
 }
 
-/// Where this domain can read the lowest table that maps `address`.
-pub(crate) fn lowest_table(address: u64) -> Option<*const u64> {
+/// The lowest table for `address`: its machine address, and where this domain can read it.
+pub(crate) fn lowest_table(address: u64) -> Option<(u64, *const u64)> {
     let upper = entry(address, 2)?;
-    upper.present().then(|| table_address((upper.value & FRAME_MASK) >> 12))
+    let frame = (upper.value & FRAME_MASK) >> 12;
+    upper.present().then(|| (frame << 12, table_address(frame)))
 }
 
 /// The entry for `address` at `level` (4 is the top, 1 maps pages), when the tables above exist.

@@ -76,6 +76,7 @@ struct Place {
     tables: [(u64, *const u64); MAX_SLOTS / PER_TABLE],
 }
 
+/// Set once per life; read often, so field by field.
 static PLACE: OneCpu<Cell<Place>> =
     OneCpu::new(Cell::new(Place { base: 0, low: 0, high: 0, tables: NO_TABLES }));
 const NO_TABLES: [(u64, *const u64); MAX_SLOTS / PER_TABLE] =
@@ -88,9 +89,20 @@ struct Tables(Cell<[[u64; PER_TABLE]; OWN_TABLES]>);
 /// Pages that become the lowest tables of a window of our own.
 static OWN: OneCpu<Tables> = OneCpu::new(Tables(Cell::new([[0; PER_TABLE]; OWN_TABLES])));
 
-/// Finds the window that the builder prepared, else makes one.
+/// Whether our builder prepared the window: then it made the whole domain.
+pub(crate) fn is_prepared() -> bool {
+    match place(|place| place.base) {
+        0 => paging::entry(BUILDER_WINDOW, 1).is_some(),
+        base => base == BUILDER_WINDOW,
+    }
+}
+
+/// Finds the window that the builder prepared, else makes one. After a microreset it is known.
 pub(crate) fn open() -> Result<(), XenError> {
-    let prepared = paging::entry(BUILDER_WINDOW, 1).is_some();
+    if place(|place| place.base) != 0 {
+        return Ok(());
+    }
+    let prepared = is_prepared();
     if !prepared {
         make_tables()?;
     }
@@ -102,9 +114,7 @@ pub(crate) fn open() -> Result<(), XenError> {
     let mut tables = NO_TABLES;
     for (index, table) in tables.iter_mut().enumerate().take(high / PER_TABLE) {
         let address = base + (index * PER_TABLE * PAGE_SIZE) as u64;
-        let entry = paging::entry(address, 1).ok_or(XenError::BadAddress)?;
-        let readable = paging::lowest_table(address).ok_or(XenError::BadAddress)?;
-        *table = (entry.address, readable);
+        *table = paging::lowest_table(address).ok_or(XenError::BadAddress)?;
     }
     PLACE.set(Place { base, low, high, tables });
     Ok(())
@@ -136,19 +146,25 @@ fn make_tables() -> Result<(), XenError> {
     Ok(())
 }
 
+/// Looks at the window without copying its description.
+fn place<R>(look: impl FnOnce(&Place) -> R) -> R {
+    // SAFETY: One vCPU; `open` alone writes, and `look` does not call it.
+    look(unsafe { &*PLACE.as_ptr() })
+}
+
 /// The address of a slot.
 pub(crate) fn address(slot: usize) -> u64 {
-    PLACE.get().base + (slot * PAGE_SIZE) as u64
+    place(|place| place.base) + (slot * PAGE_SIZE) as u64
 }
 
 /// Machine address of the entry that maps a slot.
 pub(crate) fn entry_address(slot: usize) -> u64 {
-    PLACE.get().tables[slot / PER_TABLE].0 + (slot % PER_TABLE * 8) as u64
+    place(|place| place.tables[slot / PER_TABLE].0) + (slot % PER_TABLE * 8) as u64
 }
 
 /// Whether something is mapped in a slot.
 pub(crate) fn is_mapped(slot: usize) -> bool {
-    let table = PLACE.get().tables[slot / PER_TABLE].1;
+    let table = place(|place| place.tables[slot / PER_TABLE].1);
     assert!(!table.is_null(), "slot {slot} is beyond the window");
     // SAFETY: One of our page tables, mapped read-only; the index is below 512.
     unsafe { table.add(slot % PER_TABLE).read_volatile() & 1 != 0 }
@@ -156,14 +172,13 @@ pub(crate) fn is_mapped(slot: usize) -> bool {
 
 /// The slots for mappings: first, and one past the last.
 pub(crate) fn range() -> (usize, usize) {
-    let place = PLACE.get();
-    (place.low, place.high - GRANT_TABLE_SLOTS)
+    place(|place| (place.low, place.high - GRANT_TABLE_SLOTS))
 }
 
 /// The slot of a frame of our own grant table: the last ones of the window.
 pub(crate) fn grant_table_slot(frame: usize) -> usize {
     assert!(frame < GRANT_TABLE_SLOTS, "grant table frame {frame} is beyond the window");
-    PLACE.get().high - GRANT_TABLE_SLOTS + frame
+    place(|place| place.high) - GRANT_TABLE_SLOTS + frame
 }
 
 /// Takes contiguous free slots.
