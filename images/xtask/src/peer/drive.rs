@@ -31,7 +31,7 @@ const BOOT_LIMIT: Duration = Duration::from_secs(240);
 const XEN_ARGS: &str = "console=com1 dom0_max_vcpus=1 loglvl=warning guest_loglvl=warning";
 
 /// Which XenStore the host runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Store {
     /// Xen's, written in C: Debian's default.
     C,

@@ -246,6 +246,8 @@ fn pack(root: &Path, release: &str) -> Result<Vec<u8>> {
     picker.modules(release, &MODULES)?;
     let busybox = root.join("bin/busybox");
     let applets = String::from_utf8(Tool::new(busybox).arg("--list").output()?)?;
+    // busybox's own shell prefers its applets to Debian's programs of the same names.
+    picker.link("bin/sh", "bash");
     for applet in applets.lines() {
         if !picker.has_program(applet) {
             picker.link(&format!("bin/{applet}"), "busybox");

@@ -35,6 +35,9 @@ pub struct Options {
     /// What the guest does (see images/guest/init); it may be given again, for one guest each.
     #[arg(long, value_name = "WORK", default_value = "run:xsload,bench")]
     pub work: Vec<String>,
+    /// The XenStore that the host runs.
+    #[arg(long, value_name = "STORE", default_value = "c")]
+    pub store: drive::Store,
     /// Words for Xen's command line.
     #[arg(long, value_name = "WORDS")]
     pub xen_append: Vec<String>,
@@ -75,6 +78,7 @@ pub fn run(options: &Options) -> Result<()> {
         return Ok(());
     }
     let mut setup = drive::Setup::new("run", clock);
+    setup.store = options.store;
     setup.xen_args.clone_from(&options.xen_append);
     if let Some(kind) = options.guest {
         return guests(&steps, &host, setup, kind, &options.work);
