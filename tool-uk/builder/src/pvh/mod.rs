@@ -8,11 +8,13 @@
 //! | 0x1000 | `hvm_start_info`, memory map, module list, command line |
 //! | kernel's `p_paddr` | kernel |
 //! | end of RAM, rounded down | ramdisk |
+//! | 0xfeff8000 | ACPI tables |
 //! | 0xfeffc000 | XenStore ring, where Xen's own toolstack puts it |
 //! | 0xfefff000 | console ring, likewise |
 //!
 //! Linux reads everything in the first pages before it uses them for itself.
 
+mod acpi;
 mod plan;
 mod probe;
 
@@ -21,14 +23,18 @@ pub use probe::{Probe, ProbeError, Wanted};
 
 /// Where `hvm_start_info` lies.
 pub const START_INFO: u32 = 0x1000;
+/// Frame of the ACPI tables, the first of the special region.
+pub const ACPI_GFN: u32 = 0xfeff8;
+/// Where the ACPI tables lie.
+pub const ACPI_ADDRESS: u32 = ACPI_GFN << 12;
 /// Frame of the XenStore ring (`X86_HVM_END_SPECIAL_REGION` - 8 + 4 in Xen's libxenguest).
 pub const STORE_GFN: u32 = 0xfeffc;
 /// Frame of the console ring.
 pub const CONSOLE_GFN: u32 = 0xfefff;
-/// First byte of the special region, reserved in the guest's memory map.
-pub const SPECIAL_START: u64 = 0xfeff_8000;
-/// Bytes of the special region.
-pub const SPECIAL_LEN: u64 = 0x8000;
+/// First byte of the special region behind the ACPI tables, reserved in the guest's memory map.
+pub const SPECIAL_START: u64 = 0xfeff_9000;
+/// Bytes of that.
+pub const SPECIAL_LEN: u64 = 0x7000;
 /// Longest command line of a guest; Linux accepts 2,048, but the whole start information travels
 /// in one message.
 pub const MAX_COMMAND_LINE: usize = 1024;

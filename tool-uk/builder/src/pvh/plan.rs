@@ -7,9 +7,10 @@ use api::{
     Outcome, Param, Refusal,
 };
 
+use super::acpi::{self, TABLES_LEN};
 use super::{
-    CONSOLE_GFN, CONSOLE_GRANT, CONSOLE_OWNER, MAX_COMMAND_LINE, SLACK_PAGES, SPECIAL_LEN,
-    SPECIAL_START, START_INFO, STORE_GFN, STORE_GRANTS,
+    ACPI_ADDRESS, ACPI_GFN, CONSOLE_GFN, CONSOLE_GRANT, CONSOLE_OWNER, MAX_COMMAND_LINE,
+    SLACK_PAGES, SPECIAL_LEN, SPECIAL_START, START_INFO, STORE_GFN, STORE_GRANTS,
 };
 use crate::elf::{Address, ElfError, Header, Placement, XenNotes};
 
@@ -20,8 +21,12 @@ const START_MAGIC: u32 = 0x336e_c578;
 const MAP_RAM: u32 = 1;
 /// `XEN_HVM_MEMMAP_TYPE_RESERVED`.
 const MAP_RESERVED: u32 = 2;
-/// Entries of the guest's memory map: its RAM, and the special region.
-const MAP_ENTRIES: u32 = 2;
+/// `XEN_HVM_MEMMAP_TYPE_ACPI`.
+const MAP_ACPI: u32 = 3;
+/// Entries of the guest's memory map: its RAM, the ACPI tables, the rest of the special region.
+const MAP_ENTRIES: u32 = 3;
+/// Special pages: ACPI tables, XenStore ring, console ring.
+const SPECIAL_PAGES: u32 = 3;
 /// Sizes of the structures at [`START_INFO`].
 const START_INFO_LEN: u32 = 56;
 const MAP_ENTRY_LEN: u32 = 24;
@@ -139,6 +144,8 @@ pub enum Step {
     StorePage,
     /// Populate the console page.
     ConsolePage,
+    /// Populate the page of the ACPI tables.
+    AcpiPage,
     /// Clear the XenStore page.
     ClearStore,
     /// Clear the console page.
@@ -149,6 +156,8 @@ pub enum Step {
     Clear(u8, u32),
     /// Load the ramdisk; this many bytes are there.
     Ramdisk(u32),
+    /// Write the ACPI tables.
+    Acpi,
     /// Write the start information.
     StartInfo,
     /// Make the event channel for XenStore.
@@ -201,6 +210,7 @@ pub struct Plan<'a> {
     placement: Placement,
     entry: u32,
     ramdisk_at: u32,
+    acpi: [u8; TABLES_LEN],
     start_info: heapless::Vec<u8, MAX_BYTES>,
 }
 
@@ -243,7 +253,7 @@ impl<'a> Plan<'a> {
         // The entry lies inside of RAM, so it fits into 32 bits.
         let entry = entry as u32;
         let start_info = start_info(&config, ram_end, ramdisk_at);
-        Ok(Self { config, placement, entry, ramdisk_at, start_info })
+        Ok(Self { config, placement, entry, ramdisk_at, acpi: acpi::tables(), start_info })
     }
 
     /// Pages of RAM.
@@ -261,7 +271,7 @@ impl<'a> Plan<'a> {
         Some(match step {
             Step::Create => {
                 let limits = GuestLimits {
-                    pages: ram + 2 + SLACK_PAGES,
+                    pages: ram + SPECIAL_PAGES + SLACK_PAGES,
                     vcpus: self.config.vcpus,
                     max_port: MAX_PORT,
                     grant_frames: GRANT_FRAMES,
@@ -274,6 +284,7 @@ impl<'a> Plan<'a> {
             }
             Step::StorePage => page(ram, STORE_GFN),
             Step::ConsolePage => page(ram + 1, CONSOLE_GFN),
+            Step::AcpiPage => page(ram + 2, ACPI_GFN),
             Step::ClearStore => clear(STORE_GFN),
             Step::ClearConsole => clear(CONSOLE_GFN),
             Step::Load(part, done) => self.load(part, done),
@@ -288,6 +299,7 @@ impl<'a> Plan<'a> {
                     len: (ramdisk.len - done).min(MAX_LOAD_LEN),
                 }
             }
+            Step::Acpi => Operation::Write { guest, address: ACPI_ADDRESS, bytes: &self.acpi },
             Step::StartInfo => {
                 Operation::Write { guest, address: START_INFO, bytes: &self.start_info }
             }
@@ -347,12 +359,14 @@ impl<'a> Plan<'a> {
                 if done < self.ram_pages() { Step::Ram(done) } else { Step::StorePage }
             }
             Step::StorePage => Step::ConsolePage,
-            Step::ConsolePage => Step::ClearStore,
+            Step::ConsolePage => Step::AcpiPage,
+            Step::AcpiPage => Step::ClearStore,
             Step::ClearStore => Step::ClearConsole,
             Step::ClearConsole => self.loading(0, 0),
             Step::Load(part, done) => self.loading(part, done + MAX_LOAD_LEN),
             Step::Clear(part, done) => self.clearing(part, done + MAX_LOAD_LEN),
             Step::Ramdisk(done) => self.loading_ramdisk(done + MAX_LOAD_LEN),
+            Step::Acpi => Step::StartInfo,
             Step::StartInfo => Step::ConnectStore,
             Step::ConnectStore => Step::StorePfn(port),
             Step::StorePfn(port) => Step::StorePort(port),
@@ -387,7 +401,7 @@ impl<'a> Plan<'a> {
         if self.config.ramdisk.is_some_and(|ramdisk| done < ramdisk.len) {
             Step::Ramdisk(done)
         } else {
-            Step::StartInfo
+            Step::Acpi
         }
     }
 }
@@ -406,10 +420,12 @@ fn start_info(config: &Config<'_>, ram_end: u32, ramdisk_at: u32) -> heapless::V
     let line_at = modules_at + MODULE_LEN;
     let mut page = Writer::default();
     page.words32([START_MAGIC, 1, 0, u32::from(config.ramdisk.is_some())]);
-    page.words64([modules_at.into(), line_at.into(), 0, map_at.into()]);
+    page.words64([modules_at.into(), line_at.into(), ACPI_ADDRESS.into(), map_at.into()]);
     page.words32([MAP_ENTRIES, 0]);
     page.words64([0, ram_end.into()]);
     page.words32([MAP_RAM, 0]);
+    page.words64([ACPI_ADDRESS.into(), PAGE.into()]);
+    page.words32([MAP_ACPI, 0]);
     page.words64([SPECIAL_START, SPECIAL_LEN]);
     page.words32([MAP_RESERVED, 0]);
     let ramdisk_len = config.ramdisk.map_or(0, |ramdisk| ramdisk.len);

@@ -131,7 +131,7 @@ fn a_guest_finds_what_the_boot_protocol_promises() {
     machine.archive.insert("initrd", ramdisk.clone());
     run(&plan, &mut machine);
 
-    assert_eq!(machine.pages.len(), 16 * 1024 + 2);
+    assert_eq!(machine.pages.len(), 16 * 1024 + 3);
     assert_eq!(
         machine.read(16 * MIB, 3 * MIB + 6),
         [vec![0x11; 3 * MIB as usize + 5], vec![0xee]].concat()
@@ -155,12 +155,15 @@ fn a_guest_finds_what_the_boot_protocol_promises() {
     assert_eq!(machine.word(0x1000), 0x1_336e_c578, "magic, version 1");
     assert_eq!(machine.word(0x1008), 1 << 32, "no flags, one module");
     let (modules, line, map) = (machine.word(0x1010), machine.word(0x1018), machine.word(0x1028));
-    assert_eq!(machine.word(0x1020), 0, "no RSDP");
-    assert_eq!(machine.word(0x1030), 2, "two map entries");
+    assert_eq!(machine.word(0x1020), u64::from(ACPI_ADDRESS));
+    assert_eq!(machine.read(ACPI_ADDRESS, 8), b"RSD PTR ");
+    assert_eq!(machine.word(0x1030), 3, "three map entries");
     let words = |at: u64, count: u32| -> Vec<u64> {
         (0..count).map(|index| machine.word(at as u32 + index * 8)).collect()
     };
-    assert_eq!(words(map, 6), [0, 64 << 20, 1, 0xfeff_8000, 0x8000, 2]);
+    assert_eq!(words(map, 3), [0, 64 << 20, 1]);
+    assert_eq!(words(map + 24, 3), [0xfeff_8000, 0x1000, 3]);
+    assert_eq!(words(map + 48, 3), [0xfeff_9000, 0x7000, 2]);
     assert_eq!(words(modules, 4), [u64::from(ramdisk_at), ramdisk.len() as u64, 0, 0]);
     assert_eq!(machine.read(line as u32, 13), b"console=hvc0\0");
 }
