@@ -9,6 +9,7 @@ pub mod elf;
 pub mod experiment;
 pub mod faults;
 pub mod guest;
+pub mod hosted;
 pub mod image;
 pub mod packages;
 pub mod paths;

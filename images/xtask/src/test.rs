@@ -9,7 +9,7 @@ use crate::process::Tool;
 use crate::progress::Steps;
 use crate::refusals::{self, REFUSALS};
 use crate::suite::{self, BOOTS};
-use crate::{build, image, peer};
+use crate::{build, hosted, image, packages, peer};
 
 /// Compiling and running every host test on a slow machine.
 const HOST_LIMIT: Duration = Duration::from_secs(1200);
@@ -42,6 +42,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut totals = Totals::default();
     if !options.xen_only {
         totals = host(&steps)?;
+        if packages::names()?.contains("xenstore-hosted") {
+            totals.note(steps.step("script against xenstore-hosted", hosted::run));
+        }
         println!("test: host: {}", totals.text());
     }
     if !options.host_only {

@@ -1,0 +1,83 @@
+//! The checked script against the real engine behind a Unix socket, while the engine is killed
+//! again and again: the fastest proof that nothing acknowledged is lost, without any Xen.
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::paths;
+use crate::process::Tool;
+
+/// Compiling both programs.
+const COMPILE_LIMIT: Duration = Duration::from_secs(600);
+
+/// One script takes a second.
+const SCRIPT_LIMIT: Duration = Duration::from_secs(120);
+
+/// The server makes its socket at once.
+const START_LIMIT: Duration = Duration::from_secs(20);
+
+/// Requests between two deaths of the engine: a prime, so that each kind of request is hit.
+const RESTART_EVERY: &str = "37";
+
+/// Seeds, each with this many requests.
+const SEEDS: u64 = 4;
+const REQUESTS: &str = "3000";
+
+/// A running server; dropping it ends it.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // A failure means that it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Runs the scripts; the last line of each must say that all was right.
+pub fn run() -> Result<String> {
+    Tool::new("cargo")
+        .args(["build", "--release", "--package", "xenstore-hosted", "--package", "workloads"])
+        .named("build-hosted")
+        .limit(COMPILE_LIMIT)
+        .run()?;
+    let release = paths::target().join("release");
+    let socket = std::env::temp_dir().join(format!("ppvmm-xenstore-{}", std::process::id()));
+    let server = start(&release.join("xenstore-hosted"), &socket)?;
+    for seed in 1..=SEEDS {
+        let seed = seed.to_string();
+        Tool::new(release.join("xsload"))
+            .args(["script", "--requests", REQUESTS, "--clients", "2", "--seed", &seed, "--socket"])
+            .arg(&socket)
+            .named(&format!("hosted-script-{seed}"))
+            .limit(SCRIPT_LIMIT)
+            .run()
+            .with_context(|| format!("seed {seed}"))?;
+    }
+    drop(server);
+    Ok(format!("{SEEDS} seeds of {REQUESTS} requests, a death every {RESTART_EVERY}: all right"))
+}
+
+fn start(program: &Path, socket: &PathBuf) -> Result<Server> {
+    let child = Command::new(program)
+        .arg("--socket")
+        .arg(socket)
+        .args(["--restart-every", RESTART_EVERY])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .with_context(|| format!("start {}", program.display()))?;
+    let server = Server(child);
+    let begin = Instant::now();
+    while !socket.exists() {
+        if begin.elapsed() > START_LIMIT {
+            bail!("{} made no socket", program.display());
+        }
+        sleep(Duration::from_millis(10));
+    }
+    Ok(server)
+}
