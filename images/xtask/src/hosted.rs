@@ -51,7 +51,8 @@ pub fn run() -> Result<String> {
     for seed in 1..=SEEDS {
         let seed = seed.to_string();
         Tool::new(release.join("xsload"))
-            .args(["script", "--requests", REQUESTS, "--clients", "2", "--seed", &seed, "--socket"])
+            .args(["script", "--requests", REQUESTS, "--clients", "2", "--forgive-doomed", "1"])
+            .args(["--seed", &seed, "--socket"])
             .arg(&socket)
             .named(&format!("hosted-script-{seed}"))
             .limit(SCRIPT_LIMIT)

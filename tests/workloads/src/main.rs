@@ -105,6 +105,7 @@ fn script_client(options: &Options, seed: u64) -> io::Result<Tally> {
         seed,
         base: format!("{}-{seed}", options.base),
         event_limit: options.event_limit,
+        forgives_doomed: options.forgives_doomed,
         behind_kernel: matches!(options.server, Server::Device(_)),
     };
     let mut script = Script::new(client, settings)?;

@@ -9,6 +9,7 @@ pub const USAGE: &str = "\
 usage: xsload demo   [--seconds S] [--device PATH | --socket PATH]
        xsload script [--seed N] [--seconds S] [--requests N] [--clients N] [--pause-us U]
                      [--every-ms M] [--reply-limit-s S] [--event-limit-s S] [--base PATH]
+                     [--forgive-doomed 0|1]
                      [--device PATH | --socket PATH]
        xsload bench  [--operation read|write|transaction] [--requests N] [--base PATH]
                      [--device PATH | --socket PATH]";
@@ -35,6 +36,8 @@ pub struct Options {
     pub reply_limit: Duration,
     /// A watch event not seen within this is lost.
     pub event_limit: Duration,
+    /// Whether faults are injected, so that a transaction hit by one may read wrongly and fail.
+    pub forgives_doomed: bool,
     /// Where the script's nodes lie.
     pub base: String,
     /// What `bench` measures.
@@ -55,6 +58,7 @@ impl Options {
             every: Duration::from_secs(1),
             reply_limit: Duration::from_secs(30),
             event_limit: Duration::from_secs(10),
+            forgives_doomed: false,
             base: "data/xsload".into(),
             operation: "write".into(),
             server: Server::Device(DEVICE.into()),
@@ -78,6 +82,7 @@ impl Options {
             "--every-ms" => self.every = Duration::from_millis(number()?.max(1)),
             "--reply-limit-s" => self.reply_limit = Duration::from_secs(number()?),
             "--event-limit-s" => self.event_limit = Duration::from_secs(number()?),
+            "--forgive-doomed" => self.forgives_doomed = number()? > 0,
             "--base" => self.base = value.trim_end_matches('/').to_owned(),
             "--operation" => self.operation = value.to_owned(),
             "--device" => self.server = Server::Device(value.to_owned()),

@@ -39,8 +39,15 @@ pub struct Settings {
     pub base: String,
     /// How long a watch event may take.
     pub event_limit: Duration,
+    /// Whether faults are injected: see [`Tally::doomed`].
+    pub forgives_doomed: bool,
     /// Whether a kernel answers WATCH and UNWATCH on its own, always with success.
     pub behind_kernel: bool,
+}
+
+/// Where a request was made, for complaints.
+fn within(transaction: u32) -> &'static str {
+    if transaction == 0 { "" } else { " in a transaction" }
 }
 
 /// A running script.
@@ -51,6 +58,8 @@ pub struct Script {
     pub(crate) random: Random,
     pub(crate) settings: Settings,
     pub(crate) tally: Tally,
+    /// Wrong answers inside the transaction under way, until its end says what they are.
+    pub(crate) suspects: Option<Vec<String>>,
     permissions: Vec<String>,
     tokens: u64,
     /// Latencies of all requests.
@@ -65,8 +74,9 @@ impl Script {
             model: Model::new(),
             watches: Watches::new(settings.event_limit),
             random: Random::new(settings.seed),
+            tally: Tally { forgives_doomed: settings.forgives_doomed, ..Tally::default() },
             settings,
-            tally: Tally::default(),
+            suspects: None,
             permissions: Vec::new(),
             tokens: 0,
             latency: Histogram::new(),
@@ -210,7 +220,11 @@ impl Script {
     ) -> io::Result<()> {
         let answer = self.call(Op::Read, transaction, path, b"")?;
         let wanted = view.unwrap_or(&self.model).value(path).map(<[u8]>::to_vec);
-        self.check(&answer, &wanted.ok_or("ENOENT"), &format!("read {path}"));
+        self.check(
+            &answer,
+            &wanted.ok_or("ENOENT"),
+            &format!("read {path}{}", within(transaction)),
+        );
         Ok(())
     }
 
@@ -232,7 +246,7 @@ impl Script {
             names.sort();
             names
         });
-        self.check(&found, &wanted, &format!("directory {path}"));
+        self.check(&found, &wanted, &format!("directory {path}{}", within(transaction)));
         Ok(())
     }
 
@@ -333,7 +347,10 @@ impl Script {
         while let Some(event) = self.client.take_event() {
             let below = event.path.strip_prefix(&self.settings.base);
             let path = below.map(|rest| rest.strip_prefix('/').unwrap_or(rest).to_owned());
-            self.watches.saw(&event, path.as_deref());
+            if !self.watches.saw(&event, path.as_deref()) {
+                let text = format!("event {event:?} belongs to no watch of this script");
+                self.tally.complain(&text);
+            }
         }
         for (token, path) in self.watches.overdue(Instant::now()) {
             self.tally.complain(&format!("no event for watch {token} on {path}"));
@@ -357,6 +374,12 @@ impl Script {
         self.check(&found.map_err(Clone::clone), &Ok(true), what)
     }
 
+    /// Counts wrong answers and tells them.
+    pub(crate) fn accuse(&mut self, texts: &[String]) {
+        self.tally.wrong += texts.len() as u64;
+        texts.iter().for_each(|text| self.tally.complain(text));
+    }
+
     /// Compares an answer with the model's.
     pub(crate) fn check<T: PartialEq + std::fmt::Debug>(
         &mut self,
@@ -370,9 +393,11 @@ impl Script {
             _ => false,
         };
         if !same {
-            self.tally.wrong += 1;
             let text = format!("{what}: wanted {wanted:?}, got {found:?}");
-            self.tally.complain(&text);
+            match &mut self.suspects {
+                Some(suspects) => suspects.push(text),
+                None => self.accuse(&[text]),
+            }
         }
         same
     }

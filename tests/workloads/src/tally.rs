@@ -23,6 +23,12 @@ pub struct Tally {
     pub needless_conflicts: u64,
     /// Watch events.
     pub events: watches::Counts,
+    /// Wrong answers inside transactions that changed nothing in the end, given up or EAGAIN: a
+    /// server that died forgets what such a transaction has written. Without a fault there must be
+    /// none.
+    pub doomed: u64,
+    /// Whether `doomed` answers are forgiven, since faults are injected.
+    pub forgives_doomed: bool,
     /// Complaints made, printed or not.
     pub complaints: u64,
 }
@@ -40,17 +46,20 @@ impl Tally {
     /// Whether everything was as it must be.
     pub fn is_clean(&self) -> bool {
         let Tally { wrong, lost, repeated, events, .. } = self;
-        wrong + lost + repeated + events.lost + events.stray == 0
+        let doomed = if self.forgives_doomed { 0 } else { self.doomed };
+        wrong + lost + repeated + events.lost + events.stray + doomed == 0
     }
 
     /// Adds another script's counts.
     pub fn add(&mut self, other: &Tally) {
+        self.forgives_doomed = other.forgives_doomed;
         self.requests += other.requests;
         self.wrong += other.wrong;
         self.lost += other.lost;
         self.repeated += other.repeated;
         self.conflicts += other.conflicts;
         self.needless_conflicts += other.needless_conflicts;
+        self.doomed += other.doomed;
         self.events.seen += other.events.seen;
         self.events.repeated += other.events.repeated;
         self.events.coalesced += other.events.coalesced;
@@ -62,7 +71,8 @@ impl Tally {
     pub fn line(&self, event: &str, head: &str, latency: Option<&Histogram>) -> String {
         let mut out = format!(
             "@{{\"event\":\"{event}\",{head}\"requests\":{},\"wrong\":{},\"lost\":{},\
-             \"repeated\":{},\"conflicts\":{},\"needless_conflicts\":{},\"events\":{},\
+             \"repeated\":{},\"conflicts\":{},\"needless_conflicts\":{},\"doomed\":{},\
+             \"events\":{},\
              \"events_lost\":{},\"events_stray\":{},\"events_repeated\":{},\
              \"events_coalesced\":{},\"ok\":{}",
             self.requests,
@@ -71,6 +81,7 @@ impl Tally {
             self.repeated,
             self.conflicts,
             self.needless_conflicts,
+            self.doomed,
             self.events.seen,
             self.events.lost,
             self.events.stray,

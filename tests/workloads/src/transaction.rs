@@ -27,6 +27,7 @@ impl Script {
             _ => Plan::Spoilt,
         };
         let Some(id) = self.begin()? else { return Ok(()) };
+        self.suspects = Some(Vec::new());
         let mut view = self.model.clone();
         let mut targets = Vec::new();
         for _ in 0..1 + self.random.below(6) {
@@ -37,6 +38,12 @@ impl Script {
         }
         let word: &[u8] = if plan == Plan::Abort { b"F\0" } else { b"T\0" };
         let answer = self.raw(Op::TransactionEnd, id, word)?;
+        let suspects = self.suspects.take().unwrap_or_default();
+        if plan == Plan::Abort || answer.as_ref().is_err_and(|name| name == "EAGAIN") {
+            self.tally.doomed += suspects.len() as u64;
+        } else {
+            self.accuse(&suspects);
+        }
         match answer.as_ref().err().map(String::as_str) {
             Some("ENOENT") => {
                 self.tally.repeated += 1;

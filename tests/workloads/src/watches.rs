@@ -119,25 +119,26 @@ impl Watches {
         self.expected.is_empty()
     }
 
-    /// An event came; `path` is the part of its path below the base.
-    pub fn saw(&mut self, event: &Event, path: Option<&str>) {
+    /// An event came; `path` is the part of its path below the base. Says whether it belongs here.
+    pub fn saw(&mut self, event: &Event, path: Option<&str>) -> bool {
         self.counts.seen += 1;
         let known = self.active.get(&event.token).or_else(|| self.retired.get(&event.token));
         let covered = known.zip(path).is_some_and(|(watched, path)| is_within(path, watched));
         let (Some(path), true) = (path, covered) else {
             self.counts.stray += 1;
-            return;
+            return false;
         };
         let key = (event.token.clone(), path.to_owned());
         let Some(expected) = self.expected.get_mut(&key) else {
             self.counts.repeated += 1;
-            return;
+            return true;
         };
         expected.count -= 1;
         expected.seen_since = true;
         if expected.count == 0 {
             self.expected.remove(&key);
         }
+        true
     }
 
     /// Gives up on events that are overdue.

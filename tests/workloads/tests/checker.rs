@@ -324,7 +324,8 @@ fn an_honest_server_passes_with_every_seed() {
 #[test]
 fn wrong_answers_are_noticed() {
     assert_caught(Fault::ForgetsWrite(40), "wrong");
-    assert_caught(Fault::ServesOldValue(40), "wrong");
+    assert_caught(Fault::ServesOldValue(41), "wrong");
+    assert_caught(Fault::ServesOldValue(40), "doomed");
     assert_caught(Fault::CommitsSpoilt, "wrong");
     assert_caught(Fault::CommitsAborted, "wrong");
     assert_caught(Fault::ListsRemoved, "wrong");

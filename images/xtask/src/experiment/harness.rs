@@ -64,7 +64,8 @@ impl Boot<'_> {
         let Boot { name, seed, seconds, clients, .. } = self;
         let work = format!(
             "script:--seed,{seed},--seconds,{seconds},--clients,{clients},--event-limit-s,2,\
-             --every-ms,5000"
+             --every-ms,5000,--forgive-doomed,{}",
+            u64::from(self.plan.is_some()),
         );
         let mut machine = Machine::host(&format!("experiment-{name}"), self.clock);
         machine.cpus = self.cpus;
@@ -140,7 +141,7 @@ impl Outcome {
 
     /// Adds the script's counts to a report's measures.
     pub fn measure(&self, report: &mut Report, host: &str) {
-        for field in ["requests"].iter().chain(&MUST_BE_ZERO) {
+        for field in ["requests", "doomed"].iter().chain(&MUST_BE_ZERO) {
             report.measure(field, host, self.total(field).unwrap_or(u64::MAX));
         }
     }

@@ -135,7 +135,7 @@ mod tests {
         let mut totals: Vec<(String, u64)> =
             MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
         totals[1].1 = lost;
-        totals.push(("requests".into(), 9));
+        totals.extend([("requests".into(), 9), ("doomed".into(), 0)]);
         Outcome { faults: (0..faults).map(fault).collect(), totals, ..Outcome::default() }
     }
 
