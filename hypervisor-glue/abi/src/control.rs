@@ -75,6 +75,19 @@ pub struct Registers {
     pub rflags: u64,
 }
 
+impl Registers {
+    /// What a service that fails before it knows where to leave its last words has in `r12`:
+    /// "PpVMMtxt".
+    pub const LAST_WORDS: u64 = u64::from_le_bytes(*b"PpVMMtxt");
+
+    /// Where a crashed service left the text of its failure in its own memory: address (equal to
+    /// the pseudo-physical address) and length. The service wrote these registers: check both.
+    pub fn last_words(&self) -> Option<(u64, usize)> {
+        let len = usize::try_from(self.r14).ok()?;
+        (self.r12 == Self::LAST_WORDS).then_some((self.r13, len))
+    }
+}
+
 /// How a PV vCPU starts (`vcpu_guest_context`, arch-x86/xen.h). Everything else of its context
 /// is as Xen's own builder leaves it: flat kernel segments, events masked, no GDT, no trap table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

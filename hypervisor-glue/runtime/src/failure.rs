@@ -1,9 +1,11 @@
 //! What happens when a unikernel panics or traps.
 
+use core::arch::asm;
 use core::cell::Cell;
 use core::fmt::{self, Write};
 
-use abi::{ShutdownReason, Xen};
+use abi::hypercall::Call;
+use abi::{Registers, ShutdownReason};
 
 use crate::boot::Boot;
 use crate::cell::OneCpu;
@@ -24,6 +26,7 @@ pub(crate) const EXIT_FAILED: u8 = 0x7f;
 
 /// The text of a failure, cut off where it does not fit.
 #[derive(Clone, Copy, Debug)]
+#[repr(C)]
 pub struct FailureText {
     bytes: [u8; TEXT_BYTES],
     len: usize,
@@ -126,7 +129,33 @@ fn give_up() -> ! {
     if facts::get().initial {
         hypervisor.machine_exit(EXIT_FAILED);
     }
-    hypervisor.shutdown(ShutdownReason::Crash)
+    crash()
+}
+
+/// Crashes this domain, with the place of the text in registers: a service may fail before it has
+/// said where to leave it.
+fn crash() -> ! {
+    /// `SCHEDOP_shutdown`.
+    const SHUTDOWN: u64 = 2;
+    let reason = u32::from(ShutdownReason::Crash.code());
+    loop {
+        // SAFETY: Xen reads one word and does not return; if it did, the registers it changes
+        // are named.
+        unsafe {
+            asm!(
+                "syscall",
+                inout("rax") Call::SchedOp as u64 => _,
+                in("rdi") SHUTDOWN,
+                in("rsi") &raw const reason,
+                in("r12") Registers::LAST_WORDS,
+                in("r13") TEXT.as_ptr(),
+                in("r14") TEXT.get().len,
+                out("rcx") _,
+                out("r11") _,
+                options(nostack),
+            );
+        }
+    }
 }
 
 #[cfg(target_os = "none")]

@@ -4,7 +4,7 @@ use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 
-use abi::{Access, Control, DomId, DomainState, Frame, GrantRef, Port, Virq, Xen};
+use abi::{Access, Control, DomId, DomainState, Frame, GrantRef, PAGE_SIZE, Port, Virq, Xen};
 use builder::pv::{Build, Built, Limits, Plan, Progress, Restore};
 use fabric::SharedMemory;
 use glue_test::{FIRST_REFERENCE, PAGES, SERVICE, answer, question};
@@ -162,6 +162,17 @@ impl Bench {
     /// Some frames of the service that hold no page table.
     pub fn free_frames(&self, count: usize) -> &[Frame] {
         &self.frames[600..600 + count]
+    }
+
+    /// The text of a failure that the registers lead to.
+    pub fn text_by_registers(&self, into: &mut [u8; 240]) -> usize {
+        let registers = self.xen.registers(self.service()).expect("known");
+        let (address, len) = registers.last_words().expect("the service failed by itself");
+        let (page, offset) = (address as usize / PAGE_SIZE, address as usize % PAGE_SIZE);
+        let pages =
+            self.xen.map_foreign(self.service(), &self.frames[page..page + 2], Access::ReadOnly);
+        pages.expect("two pages of the service").read(offset, &mut into[..len]);
+        len
     }
 
     /// The ports this test listens to.

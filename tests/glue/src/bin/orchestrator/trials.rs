@@ -130,6 +130,11 @@ fn crashes(bench: &mut Bench) {
         let mut words = [0; 240];
         let len = bench.last_words(&mut words);
         let words = core::str::from_utf8(&words[..len]).expect("text");
+        if how != command::OVERFLOW {
+            let mut text = [0; 240];
+            let len = bench.text_by_registers(&mut text);
+            assert_eq!(words.as_bytes(), &text[..len]);
+        }
         bench.withdraw();
         let took = bench.reset(1);
         say!("crash {how}: {words:?}; reset in {took} ns");
