@@ -52,7 +52,8 @@ impl fmt::Display for StartError {
             }
             Self::Archive { entry, error } => write!(
                 f,
-                "the archive's entry `{entry}` is not usable: {error}; run `cargo xtask build` again"
+                "the archive's entry `{entry}` is not usable: {error}; run `cargo xtask build` \
+                 again"
             ),
             Self::Xen { what, error } => write!(f, "cannot {what}: {error}"),
             Self::Injection(what) => write!(f, "the argument `inject=`: {what}"),

@@ -64,9 +64,9 @@ impl<T> Survivor<T> {
         self.present()
     }
 
-    /// As [`Survivor::recover`], for state that tells by itself whether a change was interrupted: it
-    /// is judged by `is_whole`, and changed by [`Survivor::modify`]. When it is not whole, all that
-    /// former lives left in memory is forgotten, and the heap starts afresh.
+    /// As [`Survivor::recover`], for state that tells by itself whether a change was interrupted:
+    /// it is judged by `is_whole`, and changed by [`Survivor::modify`]. When it is not whole, all
+    /// that former lives left in memory is forgotten, and the heap starts afresh.
     ///
     /// # Panics
     /// When this life has allocated something already.
@@ -81,8 +81,8 @@ impl<T> Survivor<T> {
         whole
     }
 
-    /// Works on state that is recovered by [`Survivor::recover_if`]: a life that ends in here leaves
-    /// it to the next one, which asks the state itself whether it is whole.
+    /// Works on state that is recovered by [`Survivor::recover_if`]: a life that ends in here
+    /// leaves it to the next one, which asks the state itself whether it is whole.
     pub fn modify<R>(&'static self, change: impl FnOnce(&mut T) -> R) -> R {
         let _guard = self.borrow();
         // SAFETY: As in `with`.
