@@ -14,8 +14,9 @@ use crate::cell::OneCpu;
 use crate::domctl::{Domctl, Operation};
 use crate::mapping::Mapping;
 use crate::vcpu::{PvContext, hvm_context};
+use crate::window::Source;
 use crate::{Hypervisor, vcpu};
-use crate::{console, fabric_pages, grants, hypervisor, paging, upcall, window};
+use crate::{console, fabric_pages, grants, hypervisor, paging, upcall};
 
 /// A PV context is too large for the stack of a trap handler's callers: there is one.
 static CONTEXT: OneCpu<UnsafeCell<PvContext>> = OneCpu::new(UnsafeCell::new(PvContext::new()));
@@ -103,23 +104,6 @@ fn context_call(operation: Operation, id: DomId, context: u64) -> Result<(), Xen
     let mut call = Domctl::new(operation, id).u32(0, 0).u64(8, context);
     // SAFETY: The address is 0, or that of the one context, as large as Xen reads or writes it.
     unsafe { call.call() }
-}
-
-fn map_frames(
-    id: DomId,
-    frames: impl ExactSizeIterator<Item = u64>,
-    access: Access,
-    command: u64,
-) -> Result<Mapping, XenError> {
-    let count = frames.len();
-    let first = window::allocate(count)?;
-    let writable = access == Access::ReadWrite;
-    if let Err(error) = window::map(first, frames, writable, id, command) {
-        window::release(first, count);
-        return Err(error);
-    }
-    // SAFETY: Just mapped into slots of our own.
-    Ok(unsafe { Mapping::new(first, count, false) })
 }
 
 impl Control for Hypervisor {
@@ -210,7 +194,9 @@ impl Control for Hypervisor {
         frames: &[Frame],
         access: Access,
     ) -> Result<Mapping, XenError> {
-        map_frames(id, frames.iter().map(|frame| frame.0), access, 0)
+        let flags = paging::flags(access == Access::ReadWrite);
+        let source = Source { owner: id, flags, command: 0 };
+        Mapping::make(frames.iter().map(|frame| frame.0), source)
     }
 
     fn map_grant_table(&self, id: DomId) -> Result<Mapping, XenError> {
@@ -231,7 +217,8 @@ impl Control for Hypervisor {
         let arguments = [ACQUIRE, &raw mut resource as u64, 0, 0, 0];
         // SAFETY: Xen reads and writes the argument, and writes one frame number.
         outcome(unsafe { hypercall(Call::MemoryOp, arguments) })?;
-        map_frames(id, [frame].into_iter(), Access::ReadWrite, paging::NO_TRANSLATE)
+        let (flags, command) = (paging::flags(true), paging::NO_TRANSLATE);
+        Mapping::make([frame].into_iter(), Source { owner: id, flags, command })
     }
 
     fn pin_top_table(

@@ -16,7 +16,7 @@ use abi::layout::{
 use abi::{Access, DomId, GrantRef, PAGE_SIZE, XenError};
 
 use crate::cell::OneCpu;
-use crate::window;
+use crate::{paging, window};
 
 /// A record of a slot that maps no grant.
 const NO_HANDLE: u32 = u32::MAX;
@@ -380,7 +380,9 @@ fn grow_table(count: usize) -> Result<(), XenError> {
     for (frame, machine_frame) in frames.iter().enumerate().take(count).skip(have) {
         let slot = window::grant_table_slot(frame);
         if !window::is_mapped(slot) {
-            window::map(slot, [*machine_frame].into_iter(), true, DomId::SELF, 0)?;
+            let flags = paging::flags(true);
+            let source = window::Source { owner: DomId::SELF, flags, command: 0 };
+            window::map(slot, [*machine_frame].into_iter(), source)?;
         }
         TABLE_FRAMES.set(frame + 1);
     }

@@ -5,14 +5,15 @@ use core::marker::PhantomData;
 
 use abi::hypercall::{Call, hypercall, outcome};
 use abi::layout::{AllocUnbound, BindInterdomain, BindVirq, EvtchnStatus};
-use abi::{Access, DomId, GrantRef, Port, PortStatus, ShutdownReason, Virq, Xen, XenError};
+use abi::{Access, DomId, Frame, GrantRef, Port, PortStatus, ShutdownReason, Virq, Xen, XenError};
 
 use crate::boot::Boot;
 use crate::cell::OneCpu;
 use crate::events::EventWords;
 use crate::fabric_pages;
 use crate::mapping::{FabricMemory, Mapping};
-use crate::{clock, failure, grants, heap, io, shared_info, upcall};
+use crate::window::Source;
+use crate::{clock, failure, grants, heap, io, paging, shared_info, upcall};
 
 /// Port after the one taken last: where the search for the next one begins.
 static CURSOR: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
@@ -95,6 +96,15 @@ impl Hypervisor {
     ) -> Result<FabricMemory, XenError> {
         grants::map_fabric(first, count, &access)?;
         Ok(fabric_pages::view(count))
+    }
+
+    /// Maps `count` pages of device memory from machine frame `first` on, uncached.
+    ///
+    /// # Errors
+    /// What Xen says, when the domain may not use these frames.
+    pub fn map_device(&self, first: Frame, count: usize) -> Result<Mapping, XenError> {
+        let source = Source { owner: DomId::SELF, flags: paging::UNCACHED, command: 0 };
+        Mapping::make((0..count).map(|page| first.0 + page as u64), source)
     }
 
     /// Unmaps the granted pages that a former life mapped and this one has not mapped again.

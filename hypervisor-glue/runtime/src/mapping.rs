@@ -2,9 +2,10 @@
 
 use core::ptr;
 
-use abi::PAGE_SIZE;
+use abi::{PAGE_SIZE, XenError};
 
 use crate::span::{Span, shared_by_span};
+use crate::window::Source;
 use crate::{grants, window};
 
 /// Pages of another domain in this domain's window, unmapped when dropped.
@@ -19,6 +20,21 @@ pub struct Mapping {
 shared_by_span!(Mapping);
 
 impl Mapping {
+    /// Maps frames, contiguous, in their order.
+    pub(crate) fn make(
+        frames: impl ExactSizeIterator<Item = u64>,
+        source: Source,
+    ) -> Result<Self, XenError> {
+        let count = frames.len();
+        let first = window::allocate(count)?;
+        if let Err(error) = window::map(first, frames, source) {
+            window::release(first, count);
+            return Err(error);
+        }
+        // SAFETY: Just mapped into slots of our own.
+        Ok(unsafe { Self::new(first, count, false) })
+    }
+
     /// Takes over `count` mapped slots from `first` on.
     ///
     /// # Safety

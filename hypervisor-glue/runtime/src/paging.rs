@@ -44,9 +44,17 @@ impl Entry {
     }
 }
 
+/// Flags of device memory: writable, never cached.
+pub(crate) const UNCACHED: u64 = READ_WRITE | 0x18;
+
+/// The flags that map memory.
+pub(crate) fn flags(writable: bool) -> u64 {
+    if writable { READ_WRITE } else { READ_ONLY }
+}
+
 /// The value that maps a frame.
 pub(crate) fn leaf(frame: u64, writable: bool) -> u64 {
-    frame << 12 | if writable { READ_WRITE } else { READ_ONLY }
+    frame << 12 | flags(writable)
 }
 
 /// The value that refers to the table in machine frame `frame`.

@@ -24,6 +24,9 @@ pub(crate) fn settle() {
 /// It can when the former life ended neither inside [`Survivor::with`], of any survivor, nor inside
 /// the allocator: all survivors are lost together, so that they agree, and so that nothing damaged
 /// is ever dropped (a lost state's memory comes back because the heap starts afresh).
+///
+/// What a life owns outside of its survivors (allocations, mappings) leaks when it ends and state
+/// is kept: map and allocate inside of [`Survivor::with`].
 #[derive(Debug)]
 pub struct Survivor<T> {
     /// The heap's generation when the state was put in; another one: there is no state.

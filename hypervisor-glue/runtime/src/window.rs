@@ -202,13 +202,22 @@ pub(crate) fn is_taken(slot: usize) -> bool {
     SLOTS.is_taken(slot)
 }
 
-/// Maps frames of `owner` from slot `first` on, or none at all.
+/// What is mapped, and how.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Source {
+    /// Whose frames.
+    pub(crate) owner: DomId,
+    /// Flags of the entries ([`paging::flags`], [`paging::UNCACHED`]).
+    pub(crate) flags: u64,
+    /// `MMU_*` command.
+    pub(crate) command: u64,
+}
+
+/// Maps frames from slot `first` on, or none at all.
 pub(crate) fn map(
     first: usize,
     frames: impl Iterator<Item = u64>,
-    writable: bool,
-    owner: DomId,
-    command: u64,
+    source: Source,
 ) -> Result<(), XenError> {
     let mut frames = frames;
     let mut slot = first;
@@ -216,8 +225,8 @@ pub(crate) fn map(
     loop {
         let mut count = 0;
         for (update, frame) in batch.iter_mut().zip(frames.by_ref()) {
-            let ptr = entry_address(slot + count) | command;
-            *update = MmuUpdate { ptr, val: paging::leaf(frame, writable) };
+            let ptr = entry_address(slot + count) | source.command;
+            *update = MmuUpdate { ptr, val: frame << 12 | source.flags };
             count += 1;
         }
         if count == 0 {
@@ -225,7 +234,7 @@ pub(crate) fn map(
         }
         // SAFETY: 1. The window is no Rust memory: it is reached through spans only, and these
         // slots through none now. 2. The entries were empty and flushed, so nothing is cached.
-        let result = unsafe { paging::update(&batch[..count], owner) };
+        let result = unsafe { paging::update(&batch[..count], source.owner) };
         if let Err((done, error)) = result {
             unmap(first, slot - first + done);
             return Err(error);

@@ -29,6 +29,7 @@ pub fn first(boot: Boot) -> ! {
     let mut bench = Bench::new(&boot);
     say!("start: {} ns", bench.build());
     say!("ports: {:?}", bench.ports());
+    device(&bench);
     resets(&mut bench);
     crashes(&mut bench);
     guest(&mut bench);
@@ -79,6 +80,17 @@ fn large_guest() -> CreateDomain {
         grant_frames: 4,
         maptrack_frames: 4,
     }
+}
+
+/// The text screen's memory: the initial domain may use it.
+fn device(bench: &Bench) {
+    const TEXT_SCREEN: Frame = Frame(0xb8);
+    let screen = bench.xen.map_device(TEXT_SCREEN, 8).expect("the initial domain may");
+    screen.store_u32(8, 0x0741_0742);
+    assert_eq!(screen.load_u32(8), 0x0741_0742);
+    drop(screen);
+    // The local APIC is Xen's.
+    assert!(bench.xen.map_device(Frame(0xfee00), 1).is_err());
 }
 
 fn resets(bench: &mut Bench) {
