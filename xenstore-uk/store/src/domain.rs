@@ -159,6 +159,8 @@ pub struct Client {
     pub watches: BTreeMap<u64, Rc<Watch>>,
     /// Its open transactions.
     pub transactions: Vec<Box<Transaction>>,
+    /// Transactions in a row that ended in a conflict with others.
+    pub conflicts: u32,
     /// Number for its next transaction.
     pub next_transaction: u32,
     /// Durable record.
@@ -210,6 +212,7 @@ impl Client {
             session,
             watches: BTreeMap::new(),
             transactions: Vec::new(),
+            conflicts: 0,
             next_transaction,
             record,
         };

@@ -53,6 +53,10 @@ const CLASSES: [u8; 256] = {
 const SLASH: u8 = 1;
 const REFUSED: u8 = 2;
 
+/// Where a relative name is made absolute: on the stack, so that looking something up changes
+/// nothing that a crash could leave half-changed.
+pub type Buffer = heapless::Vec<u8, { ABSOLUTE_PATH_MAX + 1 }>;
+
 /// Whether names of special events may stand here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Special {
@@ -69,18 +73,22 @@ pub fn resolve<'a>(
     domid: u16,
     special: Special,
     relative_max: usize,
-    scratch: &'a mut Vec<u8>,
+    scratch: &'a mut Buffer,
 ) -> Result<Name<'a>, Errno> {
     let name = match sent.first() {
         Some(b'/') => Name { path: sent, implicit: 0 },
         Some(b'@') if special == Special::Allowed => Name { path: sent, implicit: 0 },
         Some(b'@') | None => return Err(Errno::Invalid),
         Some(_) => {
+            let mut digits = [0; DECIMAL_MAX];
+            let digits = text::format_decimal(u64::from(domid), &mut digits);
             scratch.clear();
-            domain_path(domid, scratch);
-            scratch.push(b'/');
-            let implicit = scratch.len();
-            scratch.extend_from_slice(sent);
+            let mut implicit = 0;
+            for part in [DOMAINS, digits, b"/", sent] {
+                implicit = scratch.len();
+                // What does not fit is longer than any path may be.
+                scratch.extend_from_slice(part).map_err(|_| Errno::Invalid)?;
+            }
             Name { path: scratch, implicit }
         }
     };
@@ -183,7 +191,7 @@ mod tests {
     use super::*;
 
     fn resolved(sent: &[u8], special: Special) -> Option<Vec<u8>> {
-        let mut scratch = Vec::new();
+        let mut scratch = Buffer::new();
         resolve(sent, 7, special, 2048, &mut scratch).ok().map(|name| name.path.to_vec())
     }
 
@@ -251,7 +259,7 @@ mod tests {
         assert!(resolved(&own(2049), Special::Refused).is_none());
         assert!(resolved(&vec![b'a'; 2048], Special::Refused).is_some());
         assert!(resolved(&vec![b'a'; 2049], Special::Refused).is_none());
-        let mut scratch = Vec::new();
+        let mut scratch = Buffer::new();
         assert!(resolve(&of(3072), 0, Special::Refused, usize::MAX, &mut scratch).is_ok());
         assert!(resolve(&of(3073), 0, Special::Refused, usize::MAX, &mut scratch).is_err());
     }

@@ -29,6 +29,9 @@ pub const CLIENTS_MAX: usize = 2048;
 /// fit its durable record.
 pub const PRIVILEGED_TRANSACTIONS_MAX: usize = 64;
 
+/// Commits whose makers are remembered.
+const WRITERS: usize = 256;
+
 /// Records that exist in every store: the root's node and the settings.
 pub(crate) const SETTINGS_RECORD: u32 = 2;
 pub(crate) const FIRST_FREE_RECORD: u32 = 3;
@@ -78,9 +81,10 @@ pub struct State {
     pub(crate) records: Records,
     pub(crate) fault: Option<Fault>,
     pub(crate) conflicts: u64,
+    /// Who made the last commits: conflicts with oneself are one's own fault.
+    pub(crate) writers: [u16; WRITERS],
     pub(crate) open_transactions: u32,
-    /// Buffers that requests use one after the other.
-    pub(crate) name_buffer: Vec<u8>,
+    /// A buffer that requests use one after the other.
     pub(crate) found_watches: Vec<Rc<Watch>>,
 }
 
@@ -134,8 +138,8 @@ impl State {
             records: Records { next: FIRST_FREE_RECORD, free: Vec::new(), dropped: Vec::new() },
             fault: None,
             conflicts: 0,
+            writers: [u16::MAX; WRITERS],
             open_transactions: 0,
-            name_buffer: Vec::with_capacity(wire::PAYLOAD_MAX),
             found_watches: Vec::new(),
         };
         state.charge(config.owner, Quota::Nodes, 1);
@@ -176,6 +180,17 @@ impl State {
             }
             _ => false,
         }
+    }
+
+    /// Whether the request is answered without changing anything in memory, not even for a
+    /// moment: a crash in its middle leaves the state whole.
+    pub fn is_harmless(request: &Request<'_>) -> bool {
+        use Operation as O;
+        request.header.transaction == 0
+            && matches!(
+                request.header.operation,
+                O::Read | O::GetPermissions | O::IsDomainIntroduced | O::GetFeature
+            )
     }
 
     /// Number of the last commit.
@@ -278,6 +293,7 @@ impl State {
             session: Session::default(),
             watches: BTreeMap::new(),
             transactions: Vec::new(),
+            conflicts: 0,
             next_transaction: 1,
             record: self.records.take(),
         };
@@ -325,6 +341,7 @@ impl State {
 
     /// Remembers that a request was executed, with its reply.
     pub(crate) fn note_executed(&mut self, request: &Request<'_>, reply: &Reply) {
+        self.writers[(self.committed + 1) as usize % WRITERS] = request.client;
         if let Some(client) = self.client_mut(request.client) {
             client.session.position = Some(request.position);
             client.session.consumed = request.message_len() as u32;
@@ -345,6 +362,12 @@ impl State {
             }
         }
         fx.put(SETTINGS_RECORD, Kind::Settings, &writer.finish(), &[]);
+    }
+
+    /// Who made a commit, as far as that is remembered.
+    pub(crate) fn writer(&self, commit: u64) -> Option<u16> {
+        let is_recent = commit <= self.committed && commit + WRITERS as u64 > self.committed;
+        is_recent.then(|| self.writers[commit as usize % WRITERS])
     }
 
     /// The entry of a domain, made on demand.

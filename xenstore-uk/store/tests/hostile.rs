@@ -312,3 +312,31 @@ fn random_bytes() {
     }
     assert_eq!(host.write(17, "x", "1"), "OK|");
 }
+
+/// Somebody who writes all the time cannot keep another's transactions from ever succeeding.
+#[test]
+fn a_transaction_is_not_starved() {
+    let mut host = host_with_guests();
+    host.write(TOOL, "/shared", "0");
+    host.call(TOOL, O::SetPermissions, &["/shared", "b0"]);
+    let mut commits = 0;
+    for _ in 0..12 {
+        let open = host.begin(16);
+        host.call_in(16, O::Read, open, &["/shared"]);
+        // The writer's request comes in the middle of each transaction.
+        let writer = host.guests.get_mut(&17).expect("a guest");
+        writer.send(O::Write, 0, b"/shared\x001");
+        writer.push();
+        host.call_in(16, O::Write, open, &["/shared", "2"]);
+        let reply = host.call_in(16, O::TransactionEnd, open, &["T"]);
+        commits += u32::from(reply == "OK|");
+        // The writer is not starved either.
+        host.settle();
+        assert_eq!(host.guests.get_mut(&17).expect("a guest").replies.len(), 1);
+        host.guests.get_mut(&17).expect("a guest").replies.clear();
+        host.now_ns += 60_000_000;
+    }
+    assert!(commits >= 2, "{commits}");
+    let stats = host.server.stats();
+    assert!(stats.protections >= 2 && stats.deferred >= 2 && stats.conflicts >= 6, "{stats:?}");
+}

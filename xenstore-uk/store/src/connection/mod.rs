@@ -153,6 +153,23 @@ impl Connection {
         ring.publish_responses(self.state.produced);
     }
 
+    /// Gives the buffer all the room that a message can need at once: it never has to move, so
+    /// no crash can come while it does.
+    pub fn make_room(&mut self) {
+        if self.buffer.capacity() < wire::MESSAGE_MAX {
+            let mut larger = Vec::with_capacity(wire::MESSAGE_MAX);
+            larger.extend_from_slice(&self.buffer);
+            self.buffer = larger;
+        }
+    }
+
+    /// Puts a message into the buffer.
+    pub fn hold(&mut self, message: &[u8]) {
+        self.make_room();
+        self.buffer.clear();
+        self.buffer.extend_from_slice(message);
+    }
+
     /// Writes the state.
     pub fn save<A: SharedMemory>(&mut self, area: &Area<'_, A>) {
         self.state.version += 1;

@@ -147,12 +147,10 @@ impl State {
         special: Special,
         act: impl FnOnce(&mut Self, Name<'_>) -> Result<R, Errno>,
     ) -> Result<R, Errno> {
-        let mut buffer = core::mem::take(&mut self.name_buffer);
+        let mut buffer = path::Buffer::new();
         let limit = self.path_limit(call);
-        let result = path::resolve(sent, call.domid, special, limit, &mut buffer)
-            .and_then(|name| act(self, name));
-        self.name_buffer = buffer;
-        result
+        path::resolve(sent, call.domid, special, limit, &mut buffer)
+            .and_then(|name| act(self, name))
     }
 
     fn path_limit(&self, call: &Call<'_>) -> usize {

@@ -88,9 +88,18 @@ impl State {
         if open.changes.is_empty() {
             return Ok(());
         }
-        if open.conflict(&self.tree).is_some() {
+        if let Some(path) = open.conflict(&self.tree) {
             self.conflicts += 1;
+            let found = self.tree.seek(path).node;
+            let commit = found.generation().max(found.children_generation());
+            let is_own = self.writer(commit) == Some(call.client);
+            if let Some(client) = self.client_mut(call.client).filter(|_| !is_own) {
+                client.conflicts += 1;
+            }
             return Err(Errno::Again);
+        }
+        if let Some(client) = self.client_mut(call.client) {
+            client.conflicts = 0;
         }
         if !call.privileged {
             for (owner, change) in &open.nodes {

@@ -47,9 +47,13 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.scrub_nodes()
     }
 
-    /// When [`Server::idle_step`] has something to do again.
+    /// When [`Server::idle_step`] or [`Server::next_ready`] has something to do again.
     pub fn next_deadline(&self, now_ns: u64) -> u64 {
-        if self.state.needs_sweep() { now_ns } else { self.idle.next_scrub_ns.max(now_ns) }
+        if self.state.needs_sweep() {
+            return now_ns;
+        }
+        let scrub = self.idle.next_scrub_ns;
+        self.fairness.deadline_ns().map_or(scrub, |deadline| deadline.min(scrub)).max(now_ns)
     }
 
     fn scrub_nodes(&mut self) -> Option<Fault> {
@@ -86,11 +90,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 ((), true)
             });
         }
-    }
-
-    /// Whether a connection has to wait for the sake of others.
-    pub(super) fn is_deferred(&mut self, _client: u16, _now_ns: u64) -> bool {
-        false
     }
 }
 

@@ -1,5 +1,6 @@
 //! The server: state, durable slots and connections together.
 
+mod fairness;
 mod idle;
 mod outbox;
 mod rebuild;
@@ -61,6 +62,10 @@ pub struct Stats {
     pub ring_errors: u64,
     /// Transactions that ended in EAGAIN because of a conflict.
     pub conflicts: u64,
+    /// Times a request had to wait for another client's transaction.
+    pub deferred: u64,
+    /// Transactions that others had to wait for.
+    pub protections: u64,
     /// Nodes checked by the scrubber.
     pub scrubbed_nodes: u64,
     /// Damaged slots that the scrubber wrote again.
@@ -104,11 +109,15 @@ pub struct Server<M, A> {
     actions: VecDeque<Action>,
     printed: Vec<u8>,
     reply: Reply,
+    /// The request at hand.
+    request: Vec<u8>,
+    /// An event or a message on its way.
     scratch: Vec<u8>,
     /// Whether a change of the state has begun and not ended.
     mutating: Cell<bool>,
     stats: Stats,
     idle: idle::IdleWork,
+    fairness: fairness::Fairness,
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
@@ -212,7 +221,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     }
 
     /// The next connection to serve.
-    pub fn next_ready(&mut self, _now_ns: u64) -> Option<u16> {
+    pub fn next_ready(&mut self, now_ns: u64) -> Option<u16> {
+        self.check_protection(now_ns);
         while let Some(client) = self.ready.pop_front() {
             if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
                 connection.is_queued = false;

@@ -33,7 +33,7 @@ const PRINTED_MAX: usize = 4096;
 
 /// Most actions that wait for the shell; those beyond it are reports, never connections, because
 /// the shell takes all of them after each request.
-const ACTIONS_MAX: usize = 64;
+pub(super) const ACTIONS_MAX: usize = 64;
 
 impl<M: SharedMemory, A: SharedMemory> Outbox<'_, M, A> {
     fn queue(&mut self, client: u16, path: &[u8], token: &[u8]) {

@@ -18,7 +18,9 @@ use crate::ops::decode_watch;
 use crate::persist::{LoadReport, Loaded, SlotStore};
 use crate::quota::{Limits, Quota};
 use crate::request::Reply;
+use crate::server::fairness::Fairness;
 use crate::server::idle::IdleWork;
+use crate::server::outbox::ACTIONS_MAX;
 use crate::server::{Server, StartReport, Stats};
 use crate::state::{Records, State};
 use crate::transaction::Transaction;
@@ -59,23 +61,28 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         assert!(self.is_consistent(), "resume of a state whose change was interrupted");
         self.ready.clear();
         self.actions.clear();
+        self.fairness = Fairness::default();
         self.load_connections()
     }
 
     fn with(state: State, slots: SlotStore<M>, areas: A) -> Self {
+        let state_clients = state.config.clients;
         Self {
             state,
             slots,
             areas,
             connections: Vec::new(),
-            ready: VecDeque::new(),
-            actions: VecDeque::new(),
+            // Room for all of them: no crash can come while these grow.
+            ready: VecDeque::with_capacity(state_clients),
+            actions: VecDeque::with_capacity(ACTIONS_MAX + state_clients),
             printed: Vec::new(),
             reply: Reply::new(),
+            request: Vec::with_capacity(wire::MESSAGE_MAX),
             scratch: Vec::with_capacity(wire::MESSAGE_MAX),
             mutating: Cell::new(false),
             stats: Stats::default(),
             idle: IdleWork::default(),
+            fairness: Fairness::default(),
         }
     }
 

@@ -14,7 +14,7 @@ use crate::state::State;
 
 /// What was found in the ring of requests.
 enum Taken {
-    /// A whole request of this many bytes in `scratch`.
+    /// A whole request of this many bytes in `request`.
     Whole(usize),
     /// Not yet.
     Part,
@@ -57,19 +57,29 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     ) -> Result<(), RingError> {
         self.check_published(client, ring)?;
         let is_free = self.flush(client, ring, progress)?;
-        if !is_free || self.is_deferred(client, now_ns) {
+        if !is_free {
             return Ok(());
         }
         match self.take(client, ring, progress)? {
             Taken::Part => {
+                self.mutating.set(true);
                 progress.more |= self.rebuild_step(client);
+                self.mutating.set(false);
                 Ok(())
             }
             Taken::Whole(len) => {
+                let header = match self.request.first_chunk() {
+                    Some(header) => Header::parse(header),
+                    None => return Ok(()),
+                };
+                if self.is_deferred(client, &header, now_ns) {
+                    return Ok(());
+                }
                 self.execute(client, len, progress);
                 if progress.fault.is_some() {
                     return Ok(());
                 }
+                self.note_transaction(client, &header, now_ns);
                 self.answer(client, ring, len, progress)?;
                 // The next request waits for its turn behind the other connections.
                 progress.more |= self.has_more(client, ring);
@@ -155,19 +165,20 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         let payload = Header::parse(&header).payload_len().map_err(|_| RingError::Protocol)?;
         let len = HEADER_LEN + payload;
-        self.scratch.clear();
+        self.request.clear();
         if len <= RING_LEN && have == 0 {
             if available < len {
                 return Ok(Taken::Part);
             }
-            self.scratch.resize(len, 0);
-            ring.read(connection.state.position, &mut self.scratch);
+            self.request.resize(len, 0);
+            ring.read(connection.state.position, &mut self.request);
             // The length must be the one that was checked, whatever the client has done since.
-            self.scratch[..HEADER_LEN].copy_from_slice(&header);
+            self.request[..HEADER_LEN].copy_from_slice(&header);
             return Ok(Taken::Whole(len));
         }
         let count = available.min(len - have);
         if count > 0 {
+            connection.make_room();
             let buffer = &mut connection.buffer;
             buffer.truncate(have);
             buffer.resize(have + count, 0);
@@ -185,11 +196,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         if have + count < len {
             return Ok(Taken::Part);
         }
-        self.scratch.extend_from_slice(&connection.buffer[..len]);
+        self.request.extend_from_slice(&connection.buffer[..len]);
         Ok(Taken::Whole(len))
     }
 
-    /// Executes the request in `scratch`, unless it was executed already; the reply is in `reply`.
+    /// Executes the request in `request`, unless it was executed already; the reply is in `reply`.
     fn execute(&mut self, client: u16, len: usize, progress: &mut Progress) {
         let key = self.slots.key();
         let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else { return };
@@ -197,45 +208,23 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let attempts = core::mem::take(&mut connection.attempts);
         let was_recovered = core::mem::take(&mut connection.recovered);
         let events_from = connection.state.events_head;
-        let message = core::mem::take(&mut self.scratch);
-        let Some((header, payload)) = message[..len].split_first_chunk::<HEADER_LEN>() else {
-            return;
-        };
+        let Some(header) = self.request[..len].first_chunk::<HEADER_LEN>() else { return };
         let header = Header::parse(header);
-        let request = Request { client, position, header, payload };
         progress.executed = true;
         self.stats.requests += 1;
         if was_recovered && self.answer_again(client, position) {
-            self.scratch = message;
             return;
         }
         if attempts >= ATTEMPTS_MAX {
             self.reply.clear();
             self.reply.finish(&header, Err(Errno::Io));
             self.stats.given_up += 1;
-            self.scratch = message;
             return;
         }
         Area::new(&self.areas, client, key).write_attempt(position, attempts + 1);
-        let is_change = !State::is_read_only(&request);
-        self.mutating.set(is_change || header.transaction != 0);
-        let (changed, reply_after) = self.apply(&request, events_from);
-        if changed {
-            self.commit();
-        }
-        self.mutating.set(false);
-        progress.fault = self.state.fault();
-        self.scratch = message;
-        let held_by = (header.operation == Operation::Introduce && changed)
-            .then(|| self.unattached())
-            .flatten();
-        if let Some(connection) = self.connection_mut(client) {
-            connection.state.reply_after = reply_after;
-            connection.held_by = held_by;
-        }
-    }
-
-    fn apply(&mut self, request: &Request<'_>, events_from: u64) -> (bool, u64) {
+        let payload = &self.request[HEADER_LEN..len];
+        let request = Request { client, position, header, payload };
+        self.mutating.set(!State::is_harmless(&request));
         let mut outbox = Outbox {
             slots: &mut self.slots,
             areas: &self.areas,
@@ -245,12 +234,23 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             printed: &mut self.printed,
             stats: &mut self.stats,
             commit: self.state.committed() + 1,
-            caller: Some((request.client, events_from)),
+            caller: Some((client, events_from)),
             scratch: &mut self.scratch,
         };
-        let changed = self.state.apply(request, &mut self.reply, &mut outbox);
+        let changed = self.state.apply(&request, &mut self.reply, &mut outbox);
         let reply_after = outbox.caller.map_or(events_from, |(_, place)| place);
-        (changed, reply_after)
+        if changed {
+            self.commit();
+        }
+        self.mutating.set(false);
+        progress.fault = self.state.fault();
+        let held_by = (header.operation == Operation::Introduce && changed)
+            .then(|| self.unattached())
+            .flatten();
+        if let Some(connection) = self.connection_mut(client) {
+            connection.state.reply_after = reply_after;
+            connection.held_by = held_by;
+        }
     }
 
     /// The connection that the last INTRODUCE asks the shell to attach.
@@ -305,8 +305,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return Ok(());
         }
         area.write_reply(message);
-        connection.buffer.clear();
-        connection.buffer.extend_from_slice(message);
+        connection.hold(message);
+        let state = &mut connection.state;
         state.position = position;
         state.have = 0;
         state.phase = Phase::Replying;
