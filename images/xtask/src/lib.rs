@@ -21,6 +21,7 @@ pub mod refusals;
 pub mod report;
 pub mod run;
 pub mod setup;
+pub mod sim;
 pub mod suite;
 pub mod test;
 pub mod tidy;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, image, peer, run as host, setup, test};
+use xtask::{build, check, experiment, image, peer, run as host, setup, sim, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -35,6 +35,8 @@ enum Verb {
     Check,
     /// Run the tests of the host, then the suite on Xen; print totals.
     Test(test::Options),
+    /// Simulate three replicas of the store: one seed is one run.
+    Sim(sim::Options),
     /// Run an experiment, print its tables, hold it to what is promised.
     Experiment(experiment::Options),
 }
@@ -58,6 +60,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Run(options) => host::run(&options),
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
+        Verb::Sim(options) => sim::run(&options),
         Verb::Experiment(options) => experiment::run(&options),
     }
 }
