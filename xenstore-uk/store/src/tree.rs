@@ -132,6 +132,16 @@ impl Tree {
         Some(node)
     }
 
+    /// Gives a node a checksum that is not its own, as damage to memory would.
+    #[cfg(test)]
+    pub(crate) fn damage(&mut self, path: &[u8], sum: u64) {
+        let mut node = Rc::make_mut(&mut self.root);
+        for name in components(path) {
+            node = dir::find_mut_keyed(&mut node.children, name, name_key(name)).expect("a node");
+        }
+        node.sum = sum;
+    }
+
     /// Adds a node without children below `parent`, which exists, and answers both records'
     /// nodes: (parent, child). `None` where the name is taken or the parent missing.
     pub fn add(&mut self, parent: &[u8], mut child: Node, generation: u64) -> Option<()> {
@@ -273,4 +283,96 @@ pub enum Descend {
     Yes,
     /// Not into them.
     No,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::string::String;
+    use proptest::prelude::*;
+    use wire::Access;
+
+    fn tree(paths: &[String]) -> Tree {
+        let permissions = [Permission::new(0, Access::NONE)];
+        let mut tree = Tree::new(&permissions, 3);
+        for path in paths {
+            let found = tree.seek(path.as_bytes());
+            let mut above = found.path.to_vec();
+            for name in components(&found.missing.to_vec()) {
+                tree.add(&above, Node::new(name, &permissions, b"", 3), 1).expect("it is missing");
+                path::push(&mut above, name);
+            }
+        }
+        tree
+    }
+
+    fn paths() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec("(/[abc]){1,4}", 0..30)
+    }
+
+    proptest! {
+        /// In steps of any size, with changes between them: what was there all the time is seen
+        /// once, what was skipped is not.
+        #[test]
+        fn a_walk_in_steps(all in paths(), gone in paths(), step in 1usize..5, skip: u8) {
+            let mut tree = tree(&all);
+            let mut whole = Vec::new();
+            let skip = [b'a' + skip % 4];
+            let mut visit = |seen: &mut Vec<Vec<u8>>, path: &[u8]| {
+                seen.push(path.to_vec());
+                if components(path).last() == Some(&skip) { Descend::No } else { Descend::Yes }
+            };
+            tree.walk(&mut Vec::new(), usize::MAX, &mut |path, node, hash| {
+                assert!(node.is_intact(hash));
+                visit(&mut whole, path)
+            });
+            let in_order = whole.is_sorted_by(|a, b| components(a).lt(components(b)));
+            prop_assert!(in_order);
+            let mut seen = Vec::new();
+            let mut cursor = Vec::new();
+            let mut gone = gone.iter();
+            let mut removed: Vec<&String> = Vec::new();
+            loop {
+                tree.walk(&mut cursor, step, &mut |path, _, _| visit(&mut seen, path));
+                if cursor.is_empty() {
+                    break;
+                }
+                if let Some(path) = gone.next() {
+                    tree.remove(path.as_bytes(), 2);
+                    removed.push(path);
+                }
+            }
+            let is_gone = |path: &Vec<u8>| {
+                removed.iter().any(|gone| path.starts_with(gone.as_bytes()))
+            };
+            let in_order = seen.is_sorted_by(|a, b| components(a).lt(components(b)));
+            prop_assert!(in_order);
+            for path in &whole {
+                prop_assert!(seen.contains(path) || is_gone(path), "{:?}", path.escape_ascii());
+            }
+            prop_assert!(seen.iter().all(|path| whole.contains(path)));
+        }
+
+        /// The digest depends on the content alone, not on the way there.
+        #[test]
+        fn the_digest(mut all in paths(), gone in paths()) {
+            let mut one = tree(&all);
+            let empty = tree(&[]).digest();
+            for path in &gone {
+                one.remove(path.as_bytes(), 2);
+                all.retain(|other| {
+                    !(other == path || other.starts_with(&alloc::format!("{path}/")))
+                });
+            }
+            let mut names = Vec::new();
+            one.walk(&mut Vec::new(), usize::MAX, &mut |path, _, _| {
+                names.push(String::from_utf8_lossy(path).into_owned());
+                Descend::Yes
+            });
+            let other = tree(&names[1..]);
+            prop_assert_eq!(one.digest(), other.digest());
+            prop_assert_eq!(one.nodes(), other.nodes());
+            prop_assert_eq!(one.digest() == empty, names.len() == 1);
+        }
+    }
 }

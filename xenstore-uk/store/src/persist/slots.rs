@@ -112,6 +112,11 @@ impl<M: SharedMemory> SlotStore<M> {
         self.free_slots() >= RESERVED_SLOTS / 4 + bytes / CONTENT_LEN
     }
 
+    /// The memory that holds it.
+    pub fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// Key of the checksums.
     pub fn key(&self) -> u64 {
         self.key

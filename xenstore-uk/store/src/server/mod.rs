@@ -6,6 +6,8 @@ mod outbox;
 mod rebuild;
 mod recover;
 mod serve;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
