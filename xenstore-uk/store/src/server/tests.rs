@@ -104,7 +104,7 @@ fn a_damaged_node_is_never_served() {
         (O::Write, b"/a/b\0new"),
         (O::GetPermissions, b"/a/b\0"),
         (O::Directory, b"/a\0"),
-        (O::DirectoryPart, b"/a\0000\0"),
+        (O::DirectoryPart, b"/a\x000\0"),
         (O::Control, b"check\0"),
     ] {
         let mut bench = Bench::new();
@@ -195,7 +195,7 @@ fn a_service_starts_over() {
 fn introduction_waits_for_the_ring() {
     for works in [true, false] {
         let mut bench = Bench::new();
-        bench.send(O::Introduce, b"16\01\07\0");
+        bench.send(O::Introduce, b"16\x001\x007\0");
         bench.serve();
         assert!(bench.received().is_empty());
         let Some(Action::Connect { client, domid: 16, gfn: 1, port: 7 }) =
