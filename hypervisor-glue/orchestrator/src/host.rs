@@ -13,7 +13,7 @@ use crate::evidence::Kept;
 use crate::report::{Note, Notes};
 use crate::slots::{Route, Routes, Slots};
 use crate::unit::Unit;
-use crate::watch;
+use crate::watch::{self, Tuning};
 
 /// Services of the system description.
 pub const UNITS: usize = system::UNITS;
@@ -45,8 +45,6 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub keyboard: bool,
     /// tool-uk has sent a request.
     pub operations_due: bool,
-    /// There is console output of guests to print.
-    pub output_due: bool,
     /// The machine is to end, or to start again.
     pub power: Option<api::Power>,
     /// Our timer's present setting.
@@ -61,12 +59,13 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
         slots: Slots<F>,
         routes: Routes,
         epitaphs: &'a mut Kept,
+        tuning: Tuning,
     ) -> Self {
         let role = |role| system::SYSTEM.with_role(role).expect("every host has this unit");
         Self {
             xen,
             units,
-            supervisor: watch::supervisor(),
+            supervisor: watch::supervisor(tuning),
             slots,
             routes,
             notes: Notes::new(),
@@ -75,7 +74,6 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             epitaphs,
             keyboard: false,
             operations_due: false,
-            output_due: false,
             power: None,
             timer_at_ns: None,
         }
@@ -90,7 +88,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             match self.routes.get(port) {
                 Route::Stray => {}
                 Route::Unit(unit) => self.take_kicks(usize::from(unit)),
-                Route::Store(slot) => self.hand(self.store, u16::from(slot)),
+                Route::Store(slot) => self.pass_request(slot),
                 Route::Console(slot) => self.hand(self.tool, ids::console(u16::from(slot))),
                 Route::DomExc => self.scan_domains(),
                 Route::Timer => self.timer_at_ns = None,
@@ -114,10 +112,18 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             (Virq::Console, Route::Keyboard),
         ];
         for (virq, route) in wanted {
-            let port = self.xen.bind_virq(virq)?;
+            let port = service::bind_virq(self.xen, virq)?;
             self.routes.set(port, route);
         }
         Ok(())
+    }
+
+    /// A guest has something for XenStore.
+    fn pass_request(&mut self, slot: u8) {
+        if let Some(slot) = self.slots.get_mut(usize::from(slot)) {
+            slot.asked += 1;
+        }
+        self.hand(self.store, u16::from(slot));
     }
 
     /// Hands work to a unit.
@@ -159,7 +165,12 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         if from == self.store {
             match id {
                 ids::TOOL_SLOT => self.hand(self.tool, ids::TOOL_SLOT),
-                id if ids::STORES.contains(&id) => self.notify(id, |slot| slot.store),
+                id if ids::STORES.contains(&id) => {
+                    if let Some(slot) = self.slots.get_mut(usize::from(id)) {
+                        slot.answered += 1;
+                    }
+                    self.notify(id, |slot| slot.store);
+                }
                 _ => {}
             }
         } else if from == self.tool {
@@ -169,14 +180,13 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                     self.notify(id - ids::CONSOLES.start, |slot| slot.console);
                 }
                 ids::OPERATIONS => self.operations_due = true,
-                ids::OUTPUT => self.output_due = true,
                 _ => {}
             }
         }
     }
 
     /// The unit's ring held something impossible: everybody it serves looks once.
-    fn pass_on_everything(&mut self, from: usize) {
+    pub fn pass_on_everything(&mut self, from: usize) {
         for id in 0..ids::COUNT as u16 {
             self.pass_on(from, id);
         }

@@ -49,6 +49,9 @@ impl Keyboard {
 
     /// What the key means after the keys before it. Line ends mean nothing and are no mistake.
     pub fn key(&mut self, key: u8, units: usize) -> Option<Request> {
+        if key == b'\r' || key == b'\n' {
+            return None;
+        }
         if let Some(request) = self.unconfirmed.take()
             && key == b'y'
         {
@@ -69,7 +72,6 @@ impl Keyboard {
             }
             b'R' => self.confirm(Request::Reboot, "reboot"),
             b'P' => self.confirm(Request::PowerOff, "power off"),
-            b'\r' | b'\n' => return None,
             other => Request::Unknown(other),
         })
     }
@@ -102,7 +104,7 @@ mod tests {
     fn one_letter_is_one_request() {
         assert_eq!(typed(b"se\r\n1"), [Request::Status, Request::Epitaphs, Request::Restart(0)]);
         assert_eq!(typed(b"3"), [Request::Unknown(b'3')]);
-        assert_eq!(typed(b"d2"), [Request::Dump(1)]);
+        assert_eq!(typed(b"d\r\n2"), [Request::Dump(1)]);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | [`operations`] | what tool-uk asks for, in steps |
 //! | [`unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
 //! | [`keyboard`], [`report`] | what the operator types and is told |
+//! | [`voices`] | what services and guests have to say |
 //! | [`injector`] | fault injection; shares no state with the rest |
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -29,4 +30,5 @@ pub mod start;
 pub mod status;
 pub mod turn;
 pub mod unit;
+pub mod voices;
 pub mod watch;

@@ -15,7 +15,9 @@ use orchestrator::report::{Line, Note};
 use orchestrator::slots::{Routes, Slots};
 use orchestrator::start::{self, Origin, StartError};
 use orchestrator::turn::{Next, Orchestrator};
-use runtime::{Boot, FabricMemory, Hypervisor, Place};
+use orchestrator::voices::Voices;
+use orchestrator::watch::Tuning;
+use runtime::{Boot, FabricMemory, Hypervisor, Life, Place};
 
 runtime::orchestrator!(main, fabric_pages = system::FABRIC_PAGES);
 
@@ -23,11 +25,14 @@ runtime::orchestrator!(main, fabric_pages = system::FABRIC_PAGES);
 static FRAMES: Place<Frames> = Place::new([[Frame(0); builder::pv::MAX_PAGES as usize]; UNITS]);
 /// Epitaphs outlive a failure of ours, too.
 static EPITAPHS: Place<Kept> = Place::new(Kept::new());
+/// How often we recovered ourselves since the host booted.
+static RECOVERIES: Place<u32> = Place::new(0);
 /// Exit code (before QEMU's `v << 1 | 1`) of a host that ended as it was told to.
 const EXIT_DONE: u8 = 0x10;
 /// Exit code of a host that could not start.
 const EXIT_START: u8 = 0x11;
 
+/// The first life, and every life after a failure of our own.
 fn main(boot: Boot) -> ! {
     let xen = boot.hypervisor();
     let mut host = match start(&boot, &xen) {
@@ -43,7 +48,8 @@ fn main(boot: Boot) -> ! {
         match host.turn() {
             Next::Again => {}
             Next::Sleep => xen.block(),
-            Next::Power(_) => xen.machine_exit(EXIT_DONE),
+            Next::Power(api::Power::Reboot) => xen.shutdown(abi::ShutdownReason::Reboot),
+            Next::Power(api::Power::Off) => xen.machine_exit(EXIT_DONE),
         }
     }
 }
@@ -53,24 +59,42 @@ fn start<'a>(
     xen: &'a Hypervisor,
 ) -> Result<Orchestrator<'a, Hypervisor, FabricMemory>, StartError> {
     let began_ns = xen.now_ns();
+    xen.set_recovery(main);
+    let is_recovery = boot.life() != Life::First;
+    let tuning = Tuning::parse(boot.argument("patience"), boot.argument("rung"))
+        .map_err(StartError::Argument)?;
     let regions = Regions::new(xen.fabric());
-    let archive = start::open_archive(boot.archive())?;
-    let origin = Origin::Boot { nonce: xen.ticks() | 1 };
+    let archive = start::open_archive(boot.archive(), is_recovery)?;
+    let nonce = xen.ticks() | 1;
+    let origin = if is_recovery { Origin::Recovery { nonce } } else { Origin::Boot { nonce } };
     let units = start::units(xen, &regions, &archive, origin)?;
+    let frames = FRAMES.claim();
     let table = regions.find(RegionKind::Domains, Party::ORCHESTRATOR);
-    let mut host = Host::new(xen, units, Slots::new(table), Routes::new(), EPITAPHS.claim());
-    host.notes.add(began_ns, Note::Milestone("orchestrator entered"));
-    if let Err(error) = host.bind_virqs() {
-        return Err(StartError::Xen { what: "bind the virtual interrupts", error });
+    let mut routes = Routes::new();
+    let slots = if is_recovery { Slots::adopt(table, xen, &mut routes) } else { Slots::new(table) };
+    let mut host = Host::new(xen, units, slots, routes, EPITAPHS.claim(), tuning);
+    let refused = |error| StartError::Xen { what: "bind the virtual interrupts", error };
+    host.bind_virqs().map_err(refused)?;
+    if is_recovery {
+        host.find_units_again(frames);
+        let times = RECOVERIES.claim();
+        *times += 1;
+        let ready_ns = xen.now_ns();
+        host.notes
+            .add(ready_ns, Note::SelfRecovered { times: *times, entered_ns: began_ns, ready_ns });
+    } else {
+        host.notes.add(began_ns, Note::Milestone("orchestrator entered"));
+        host.start_units();
     }
-    host.start_units();
     let (requests, replies) = start::operation_rings(&regions);
-    let injector = start::injector(&archive, boot.argument("inject"))?;
+    let injector =
+        if is_recovery { None } else { start::injector(&archive, boot.argument("inject"))? };
     xen.seal_heap();
     Ok(Orchestrator {
         host,
-        jobs: Jobs::new(FRAMES.claim()),
+        jobs: Jobs::new(frames),
         operations: Operations::new(archive, requests, replies),
+        voices: Voices::new(&regions),
         keyboard: Keyboard::new(),
         injector,
     })

@@ -12,8 +12,8 @@ use crate::injector::Injected;
 
 /// Notes kept until they are printed; the console flood of a bad minute fits, more is counted.
 const MAX_NOTES: usize = 128;
-/// Bytes of one printed line.
-const LINE_BYTES: usize = 320;
+/// Bytes of one printed line: the longest line of a log, with its writer's name.
+const LINE_BYTES: usize = 512;
 
 /// The one-word name of a reason, for lines that a machine reads.
 pub fn word(reason: Reason) -> &'static str {
@@ -181,9 +181,10 @@ impl Line {
         let _ = self.text.write_fmt(arguments);
     }
 
-    /// Prints it with a line end, if it holds anything.
-    pub fn print<C: Control>(&mut self, xen: &C) {
-        if !self.text.is_empty() {
+    /// Prints it with a line end, if it holds anything. False: it did not.
+    pub fn print<C: Control>(&mut self, xen: &C) -> bool {
+        let says_something = !self.text.is_empty();
+        if says_something {
             while self.text.len() + 2 > LINE_BYTES {
                 self.text.pop();
             }
@@ -191,6 +192,7 @@ impl Line {
             xen.console_write(self.text.as_bytes());
             self.text.clear();
         }
+        says_something
     }
 }
 

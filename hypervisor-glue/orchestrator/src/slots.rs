@@ -88,6 +88,10 @@ pub struct Slot {
     pub store: Option<Port>,
     /// Our end of its console channel.
     pub console: Option<Port>,
+    /// Its notifications that were relayed to XenStore.
+    pub asked: u64,
+    /// XenStore's notifications that were relayed to it.
+    pub answered: u64,
 }
 
 /// All slots, and the domain table that shows them to the services.
@@ -115,7 +119,7 @@ impl<F: SharedMemory + Copy> Slots<F> {
         for index in 1..SLOTS {
             let Ok(Some(domain)) = reader.get(index) else { continue };
             slots.last_life = slots.last_life.max(domain.life);
-            let mut slot = Slot { domain, store: None, console: None };
+            let mut slot = Slot { domain, store: None, console: None, asked: 0, answered: 0 };
             for port in (1..MAX_PORTS as u32).map(Port) {
                 match xen.port_status(DomId::SELF, port) {
                     Ok(PortStatus::Interdomain(DomId(domid), STORE_PORT))
@@ -148,6 +152,11 @@ impl<F: SharedMemory + Copy> Slots<F> {
         self.slots.get(index)?.as_ref()
     }
 
+    /// What is on a slot, to count for it.
+    pub fn get_mut(&mut self, index: usize) -> Option<&mut Slot> {
+        self.slots.get_mut(index)?.as_mut()
+    }
+
     /// Used slots and their numbers.
     pub fn used(&self) -> impl Iterator<Item = (usize, &Slot)> {
         self.slots.iter().enumerate().filter_map(|(index, slot)| Some((index, slot.as_ref()?)))
@@ -164,7 +173,7 @@ impl<F: SharedMemory + Copy> Slots<F> {
             shutdown_code: 0,
             life: self.last_life,
         };
-        self.slots[index] = Some(Slot { domain, store: None, console: None });
+        self.slots[index] = Some(Slot { domain, store: None, console: None, asked: 0, answered: 0 });
         self.table.set(index, Some(domain));
         Some(index)
     }

@@ -36,7 +36,10 @@ pub fn print<C: Control, F: SharedMemory + Copy>(host: &Host<'_, C, F>) {
     }
     for (index, slot) in host.slots.used() {
         let domain = &slot.domain;
-        line.say(format_args!("guest d{:<4} slot {index}, {:?}", domain.domid, domain.state));
+        line.say(format_args!(
+            "guest d{:<4} slot {index}, {:?}, XenStore asked {} answered {}",
+            domain.domid, domain.state, slot.asked, slot.answered,
+        ));
         cpu_time(host, abi::DomId(domain.domid), &mut line);
         line.print(host.xen);
     }

@@ -12,6 +12,7 @@ use crate::keyboard::{HELP, Keyboard, Request};
 use crate::operations::Operations;
 use crate::report::{Line, Note};
 use crate::status;
+use crate::voices::Voices;
 
 /// Keys read at once: more than a person types between two turns.
 const KEYS: usize = 16;
@@ -35,6 +36,8 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     pub jobs: Jobs<'a>,
     /// Work for tool-uk.
     pub operations: Operations<'a, F>,
+    /// What services and guests have to say.
+    pub voices: Voices<F>,
     /// What the operator types.
     pub keyboard: Keyboard,
     /// Fault injection, when the command line asks for it.
@@ -63,6 +66,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         // Printing is slow, so it comes last, a line at a time.
         if !self.host.notes.is_empty() {
             self.host.notes.print_one(self.host.xen);
+            return Next::Again;
+        }
+        if self.voices.print_some(self.host.xen) {
             return Next::Again;
         }
         Next::Sleep

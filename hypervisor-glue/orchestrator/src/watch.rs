@@ -1,23 +1,73 @@
 //! Watching and recovering: what the supervisor is shown of each unit, and what is done when it
 //! decides.
 
-use abi::{Control, DomainInfo, DomainState, ShutdownReason};
+use abi::{Control, DomainInfo, DomainState, Port, ShutdownReason};
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
 use fabric::health::State;
 use fabric::{Epoch, SharedMemory};
-use recovery::{Action, Actions, Event, Pause, Plan, Report, Run, Sample, Supervisor};
+use recovery::{Action, Actions, Event, Pause, Plan, Policy, Report, Run, Sample, Supervisor};
+
+use service::ids;
 
 use crate::evidence;
 use crate::host::{Host, UNITS};
-use crate::jobs::Failed;
+use crate::jobs::{Failed, Frames};
 use crate::report::Note;
+use crate::slots::{MAX_PORTS, Route};
+
+/// What the command line changes of the system description's policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// CPU time limits are multiplied by this. On an emulated machine that follows the real clock,
+    /// Xen counts as received what the machine below took away: there limits of microseconds
+    /// would judge that machine, not the unit.
+    pub patience: u64,
+    /// The first rung of every ladder, for measuring the higher ones.
+    pub first_rung: Rung,
+}
+
+impl Tuning {
+    /// Reads the arguments `patience=` and `rung=`.
+    ///
+    /// # Errors
+    /// The name of the argument that cannot be read.
+    pub fn parse(patience: Option<&str>, rung: Option<&str>) -> Result<Self, &'static str> {
+        let patience = match patience.map(str::parse::<u64>) {
+            None => 1,
+            Some(Ok(factor)) if factor >= 1 => factor,
+            Some(_) => return Err("patience"),
+        };
+        let first_rung = match rung {
+            None | Some("1") => Rung::Microreset,
+            Some("2") => Rung::Microreboot,
+            Some("3") => Rung::Rebuild,
+            Some(_) => return Err("rung"),
+        };
+        Ok(Self { patience, first_rung })
+    }
+
+    /// The policy of a unit under this tuning.
+    fn apply(self, policy: Policy) -> Policy {
+        let [microreset, microreboot, rebuild] = policy.tries;
+        Policy {
+            hang_limit_ns: policy.hang_limit_ns.saturating_mul(self.patience),
+            start_limit_ns: policy.start_limit_ns.saturating_mul(self.patience),
+            tries: match self.first_rung {
+                Rung::Microreboot => [0, microreboot, rebuild],
+                Rung::Rebuild => [0, 0, rebuild],
+                _ => [microreset, microreboot, rebuild],
+            },
+            ..policy
+        }
+    }
+}
 
 /// The supervisor of the units of the system description.
-pub fn supervisor() -> Supervisor<UNITS> {
+pub fn supervisor(tuning: Tuning) -> Supervisor<UNITS> {
     Supervisor::new(&core::array::from_fn(|index| {
         let unit = &system::SYSTEM.units[index];
-        Plan { policy: unit.policy, depends_on: unit.depends_on }
+        Plan { policy: tuning.apply(unit.policy), depends_on: unit.depends_on }
     }))
 }
 
@@ -26,6 +76,38 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     pub fn start_units(&mut self) {
         let actions = self.supervisor.start();
         self.carry_out(&actions);
+    }
+
+    /// Takes the units over from a former life of ours, as Xen and their pages show them. What was
+    /// in the middle of a job is built again.
+    pub fn find_units_again(&mut self, frames: &Frames) {
+        let now_ns = self.xen.now_ns();
+        for (index, frames) in frames.iter().enumerate() {
+            let unit = &mut self.units[index];
+            let ours = (1..MAX_PORTS as u32).map(Port);
+            unit.port = ours.clone().find(|port| unit.owns_port(self.xen, *port));
+            if let Some(port) = unit.port {
+                self.routes.set(port, Route::Unit(index as u8));
+            }
+            let info = self.xen.domain_info(unit.domid).ok().flatten();
+            let sound = info.filter(|info| !info.paused && unit.port.is_some());
+            self.supervisor.adopt(now_ns, index, unit.life, unit.ping, unit.says_it_serves());
+            if let Some(info) = sound {
+                unit.is_running = true;
+                unit.shared_info = info.shared_info;
+                unit.entry = Some(unit.plan.entry(frames, 0));
+                // What it did while we were away, and what we were told of it, is looked at once.
+                unit.ring_again();
+            } else {
+                self.tell_supervisor(index, Event::Failed(Reason::Gone));
+            }
+        }
+        self.xen.raise_all();
+        self.scan_units();
+        for index in 0..self.units.len() {
+            self.hand(index, ids::DOMAINS);
+            self.pass_on_everything(index);
+        }
     }
 
     /// Looks at the units whose deadline has come.
@@ -200,5 +282,22 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             self.xen.set_timer(wanted);
             self.timer_at_ns = wanted;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_tunes_every_policy() {
+        let tuning = Tuning::parse(Some("400"), Some("3")).unwrap();
+        let before = system::SYSTEM.units[0].policy;
+        let after = tuning.apply(before);
+        assert_eq!(after.hang_limit_ns, 400 * before.hang_limit_ns);
+        assert_eq!(after.tries, [0, 0, before.tries[2]]);
+        assert_eq!(after.min_run_ns, before.min_run_ns);
+        assert_eq!(Tuning::parse(Some("0"), None), Err("patience"));
+        assert_eq!(Tuning::parse(None, Some("4")), Err("rung"));
     }
 }

@@ -21,7 +21,7 @@ use fabric::{Epoch, Part};
 /// Our end of the one event channel between a service and the orchestrator: the orchestrator
 /// allocates it before any other port of a new domain, so it is always the first.
 pub const DOORBELL: Port = Port(1);
-/// Ports searched for a timer that a former life bound: a service binds few.
+/// Ports searched for an interrupt that a former life bound: no unit has more ports.
 const PORTS_SEARCHED: u32 = 256;
 
 /// The regions of the fabric that each service has.
@@ -120,7 +120,7 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         let health = HealthWriter::new(regions.health);
         health.start(told.epoch);
         health.set_pong(told.ping);
-        bind_timer(xen).map_err(StartError::Timer)?;
+        bind_virq(xen, Virq::Timer).map_err(StartError::Timer)?;
         xen.listen(DOORBELL);
         let theirs = control::kicks(regions.control);
         let outbox = Outbox { writer: KickWriter::new(regions.kicks, theirs), ring: false };
@@ -245,14 +245,17 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
     }
 }
 
-/// Binds the timer, or finds it bound by a former life of this domain.
-fn bind_timer<X: Xen>(xen: &X) -> Result<(), XenError> {
-    match xen.bind_virq(Virq::Timer) {
+/// Binds a virtual interrupt, or finds it bound by a former life of this domain.
+///
+/// # Errors
+/// What Xen says.
+pub fn bind_virq<X: Xen>(xen: &X, virq: Virq) -> Result<Port, XenError> {
+    match xen.bind_virq(virq) {
         Err(XenError::Exists) => {}
-        other => return other.map(|_| ()),
+        other => return other,
     }
-    let bound = PortStatus::Virq(Virq::Timer as u32);
-    let found =
-        (1..PORTS_SEARCHED).any(|port| xen.port_status(DomId::SELF, Port(port)) == Ok(bound));
-    if found { Ok(()) } else { Err(XenError::Exists) }
+    let bound = PortStatus::Virq(virq as u32);
+    let mut ports = (1..PORTS_SEARCHED).map(Port);
+    let found = ports.find(|port| xen.port_status(DomId::SELF, *port) == Ok(bound));
+    found.inspect(|port| xen.listen(*port)).ok_or(XenError::Exists)
 }

@@ -189,5 +189,12 @@ impl service::Work<Fabric> for Work {
         // What does not fit is cut.
         let _ = write!(text, "{stats:?}");
         self.log.borrow_mut().line(now_ns, Level::Information, format_args!("{text}"));
+        self.shell.read(|shell| {
+            for connection in shell.server.connections() {
+                let seat = shell.seats.client_of(connection.domid);
+                let mut log = self.log.borrow_mut();
+                log.line(now_ns, Level::Information, format_args!("{connection:?} seat {seat:?}"));
+            }
+        });
     }
 }

@@ -1,7 +1,7 @@
 //! Serving one connection: take a request, execute it once, send what there is to send.
 
 use fabric::SharedMemory;
-use wire::ring::{RING_LEN, RingError};
+use wire::ring::RingError;
 use wire::{Errno, HEADER_LEN, Header, Operation};
 
 use crate::Ring;
@@ -154,28 +154,28 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let area = Area::new(&self.areas, client, key);
         let available = ring.requests(connection.state.consumed())?;
         let have = connection.state.have as usize;
+        // The header: what was taken of it before, and what lies in the ring.
         let mut header = [0; HEADER_LEN];
-        if have == 0 {
-            if available < HEADER_LEN {
-                return Ok(Taken::Part);
-            }
-            ring.read(connection.state.position, &mut header);
+        let kept = have.min(HEADER_LEN);
+        header[..kept].copy_from_slice(&connection.buffer[..kept]);
+        let known = kept + available.min(HEADER_LEN - kept);
+        ring.read(connection.state.consumed(), &mut header[kept..known]);
+        let len = if known == HEADER_LEN {
+            let payload = Header::parse(&header).payload_len().map_err(|_| RingError::Protocol)?;
+            HEADER_LEN + payload
         } else {
-            header.copy_from_slice(&connection.buffer[..HEADER_LEN]);
-        }
-        let payload = Header::parse(&header).payload_len().map_err(|_| RingError::Protocol)?;
-        let len = HEADER_LEN + payload;
+            HEADER_LEN
+        };
         self.request.clear();
-        if len <= RING_LEN && have == 0 {
-            if available < len {
-                return Ok(Taken::Part);
-            }
+        if have == 0 && known == HEADER_LEN && len <= available {
             self.request.resize(len, 0);
             ring.read(connection.state.position, &mut self.request);
             // The length must be the one that was checked, whatever the client has done since.
             self.request[..HEADER_LEN].copy_from_slice(&header);
             return Ok(Taken::Whole(len));
         }
+        // A part is taken at once: a client may notify only the first part that it puts into an
+        // empty ring, and trust that it is taken.
         let count = available.min(len - have);
         if count > 0 {
             connection.make_room();
@@ -183,9 +183,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             buffer.truncate(have);
             buffer.resize(have + count, 0);
             ring.read(connection.state.consumed(), &mut buffer[have..]);
-            if have == 0 {
-                buffer[..HEADER_LEN].copy_from_slice(&header);
-            }
+            let checked = known.min(buffer.len());
+            buffer[..checked].copy_from_slice(&header[..checked]);
             area.write_request(have, &buffer[have..]);
             connection.state.have = (have + count) as u32;
             connection.state.request_sum = area.message_sum(buffer);
@@ -193,7 +192,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             ring.publish_requests(connection.state.consumed());
             progress.notify = true;
         }
-        if have + count < len {
+        if known < HEADER_LEN || have + count < len {
             return Ok(Taken::Part);
         }
         self.request.extend_from_slice(&connection.buffer[..len]);
