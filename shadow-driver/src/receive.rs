@@ -30,6 +30,10 @@ impl Receive {
         }
     }
 
+    pub(crate) fn can_post(&self, features: &Features) -> bool {
+        self.posted < self.buffers.len().min(features.rx_slots.into())
+    }
+
     pub(crate) fn post(&mut self, features: &Features, commands: &mut Vec<Command>) {
         if self.posted == self.buffers.len() {
             return;

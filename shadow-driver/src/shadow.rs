@@ -245,15 +245,25 @@ impl<S: SharedMemory> Shadow<S> {
         self.watch.unmask(now_ns)
     }
 
-    /// When to call [`Shadow::batch`] again even if nothing happens.
+    /// When to call [`Shadow::batch`] again even if nothing happens; 0: now.
     pub fn deadline_ns(&self) -> Option<u64> {
         let poll = match self.phase {
             Phase::Down => None,
             Phase::Starting { due_ns, .. } => Some(due_ns),
+            Phase::Up if self.has_work() => Some(0),
             Phase::Up if self.transmit.submitted() > 0 => Some(self.watch.next_poll_ns()),
             Phase::Up => self.watch.next_unmask_ns().map(|_| self.watch.next_poll_ns()),
         };
         [poll, self.watch.next_unmask_ns()].into_iter().flatten().min()
+    }
+
+    /// Whether there is something that the device could be given now.
+    fn has_work(&self) -> bool {
+        self.features.is_some_and(|features| {
+            self.is_config_new
+                || self.transmit.can_submit(&features)
+                || self.receive.can_post(&features)
+        })
     }
 
     /// Fills `commands` with what the driver is to do now. `true`: enter it, even if there are none

@@ -118,6 +118,12 @@ impl Transmit {
         Ok(())
     }
 
+    /// Whether the ring has room for the next waiting frame.
+    pub(crate) fn can_submit(&self, features: &Features) -> bool {
+        let next = self.frames.get(self.submitted);
+        next.is_some_and(|held| self.in_ring + held.slots(features) <= features.tx_slots.into())
+    }
+
     /// Hands waiting frames over, as many as the device's ring has room for.
     pub(crate) fn submit(&mut self, features: &Features, commands: &mut Vec<Command>) {
         while let Some(held) = self.frames.get_mut(self.submitted) {

@@ -62,6 +62,11 @@ pub struct Common {
 }
 
 impl Common {
+    /// The arena, as the device reaches it.
+    pub fn memory(&self) -> HeapMemory {
+        self.arena.clone()
+    }
+
     fn locate(&mut self, bus: u64, length: u32, is_write: bool) -> Option<usize> {
         let page = bus & !u64::from(PAGE - 1);
         let within = (bus % u64::from(PAGE)) as u32;
