@@ -4,7 +4,8 @@
 mod common;
 
 use common::{Host, TOOL};
-use wire::Operation as O;
+use fabric::SharedMemory;
+use wire::{Header, Operation as O, ring};
 
 #[test]
 fn write_read_list_remove() {
@@ -118,4 +119,30 @@ fn everything_survives_a_restart() {
     assert_eq!(host.call_in(16, O::Read, open, &["x"]), "ENOENT|");
     assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "EAGAIN|");
     assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "ENOENT|");
+}
+
+/// Linux notifies only when everything that it wrote before has been taken (`xb_write`).
+#[test]
+fn a_request_that_comes_in_pieces_is_served() {
+    let payload = b"/tool\0";
+    let header = Header { operation: O::Read, request: 9, transaction: 0, len: 6 };
+    let message = [&header.emit()[..], payload].concat();
+    for cut in 1..message.len() {
+        let mut host = Host::new();
+        host.introduce(16);
+        host.settle();
+        let page = host.guests[&16].page.clone();
+        for piece in [&message[..cut], &message[cut..]] {
+            let produced = page.load_u32(ring::REQUEST_PRODUCER);
+            page.write(ring::REQUESTS + produced as usize, piece);
+            page.store_u32(ring::REQUEST_PRODUCER, produced + piece.len() as u32);
+            if produced <= page.load_u32(ring::REQUEST_CONSUMER) {
+                host.kick_all();
+            }
+            host.run(1000);
+        }
+        let guest = host.guests.get_mut(&16).unwrap();
+        guest.pull(usize::MAX);
+        assert_eq!(guest.replies.len(), 1, "cut at {cut}");
+    }
 }

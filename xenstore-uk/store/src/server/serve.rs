@@ -191,6 +191,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             connection.save(&area);
             ring.publish_requests(connection.state.consumed());
             progress.notify = true;
+            // What came before the client could see that is not announced.
+            progress.more |= ring.requests(connection.state.consumed())? > 0;
         }
         if known < HEADER_LEN || have + count < len {
             return Ok(Taken::Part);
