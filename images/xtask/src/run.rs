@@ -166,6 +166,7 @@ fn judge(options: &Options, outcome: Outcome, timeline: &Timeline) -> Result<()>
         "run: {outcome}; {faults} faults, {survived} survived; the guest got {right} right and \
          {wrong} wrong answers"
     );
+    ensure!(!timeline.xen_panicked || options.xen_only, "Xen has stopped: it says why above");
     if options.once {
         ensure!(outcome == Outcome::Passed, "the host did not end well: {outcome}");
         ensure!(is_demonstrated(options, timeline) && *wrong == 0, "not all was shown");

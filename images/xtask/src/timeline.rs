@@ -26,18 +26,23 @@ pub struct Timeline {
     pub wrong: u64,
     /// Right answers since the last fault.
     pub right_since: u64,
+    /// Whether Xen itself has stopped.
+    pub xen_panicked: bool,
 }
 
 impl Timeline {
     /// A story about faults in `unit`; a verbose one leaves nothing out.
     pub fn new(verbose: bool, unit: &'static str) -> Timeline {
         let open = None;
-        Timeline { verbose, unit, open, faults: 0, survived: 0, right: 0, wrong: 0, right_since: 0 }
+        let (faults, survived, right, wrong, right_since) = (0, 0, 0, 0, 0);
+        let xen_panicked = false;
+        Timeline { verbose, unit, open, faults, survived, right, wrong, right_since, xen_panicked }
     }
 
     /// What to show for this line.
     pub fn tell(&mut self, line: &Line) -> Vec<String> {
         let mut out = Vec::new();
+        self.xen_panicked |= line.text.starts_with("(XEN) Panic on CPU");
         if self.verbose || self.is_worth_showing(&line.text) {
             out.push(line.text.clone());
         }
