@@ -415,6 +415,12 @@ impl<M: SharedMemory> Node<M> {
             + self.storage.footprint()
     }
 
+    /// Snapshots that the state machine holds for transfers under way.
+    pub fn snapshots(&self) -> usize {
+        let open = self.peers.iter().filter(|peer| peer.transferring().is_some()).count();
+        open + self.to_close.iter().filter(|slot| **slot).count()
+    }
+
     /// Bytes of log records kept, and the most that may be.
     pub fn log_bytes(&self) -> (usize, usize) {
         (self.storage.used(), self.storage.capacity())

@@ -119,7 +119,7 @@ impl Oracles {
             ("bytes of log", used, capacity),
             ("bytes of buffers", node.footprint(), FOOTPRINT),
             ("sessions", sessions, 8),
-            ("snapshots", snapshots, 2),
+            ("snapshots", snapshots, node.snapshots()),
             ("messages in one step", sent, MESSAGES_PER_STEP),
         ];
         for (what, is, most) in bounds {
