@@ -147,6 +147,7 @@ impl World {
         self.profile.doubled = 0;
         self.profile.flipped = 0;
         self.profile.delay_ns = 20_000;
+        self.profile.late_ns = 20_000;
         for number in 1..=REPLICAS {
             let life = self.replica(number).life;
             self.replica(number).fuse.renew();

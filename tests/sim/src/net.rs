@@ -40,9 +40,14 @@ impl Net {
         let copies = if random.chance(profile.doubled) { 2 } else { 1 };
         let mut fate = Fate::new();
         for _ in 0..copies {
-            // Mostly quick, sometimes slow: messages overtake each other.
-            let slow = random.chance(300);
-            let delay = random.range(1_000, if slow { profile.delay_ns.max(2_000) } else { 2_000 });
+            // Mostly quick, sometimes slow, now and then from long ago: messages overtake each
+            // other, and some arrive in another term or life.
+            let longest = match random.range(0, 100) {
+                0..2 => profile.late_ns,
+                2..32 => profile.delay_ns,
+                _ => 0,
+            };
+            let delay = random.range(1_000, longest.max(2_000));
             let bit = random.chance(profile.flipped).then(|| random.range(0, len as u64 * 8));
             fate.push((delay, bit));
         }

@@ -60,11 +60,18 @@ impl World {
         let Some((_, best)) = able.iter().max() else { return };
         let any = able[self.random.index(able.len())].1;
         let replica = if self.random.chance(150) { any } else { *best };
+        let rival = self.random.chance(self.profile.rivals);
         let terms = (1..=REPLICAS).filter_map(|number| self.status(number));
         let seen_term = terms.map(|status| status.term).max().unwrap_or(0);
         let life = self.replica(replica).life;
         self.trace.note(self.now, format_args!("{replica} shall campaign above {seen_term}"));
         self.after(20_000, Step::Campaign { replica, life, seen_term });
+        if rival {
+            // Two words at once: the orchestrator forgot that it had told another one.
+            let replica = replica % REPLICAS + 1;
+            let life = self.replica(replica).life;
+            self.after(20_000, Step::Campaign { replica, life, seen_term });
+        }
         let wait = 2_000_000 + self.profile.delay_ns * 4;
         self.orchestrator.campaign_after = self.now + wait;
     }

@@ -23,12 +23,16 @@ pub struct Profile {
     pub domain_table: bool,
     /// Longest delay of a message.
     pub delay_ns: u64,
+    /// Longest delay of the few messages that arrive when nobody expects them any more.
+    pub late_ns: u64,
     /// Messages lost, doubled, and with a bit flipped.
     pub lost: u64,
     /// Messages doubled.
     pub doubled: u64,
     /// Messages with a bit flipped.
     pub flipped: u64,
+    /// Campaigns for which two replicas are called at once.
+    pub rivals: u64,
     /// Mean time between faults.
     pub fault_ns: u64,
     /// Whether bits flip in storage and state, so that replicas must be made anew.
@@ -59,9 +63,11 @@ impl Profile {
             fence: if random.chance(600) { Fence::Reset } else { Fence::RelayOnly },
             domain_table: random.chance(700),
             delay_ns: if rough { random.range(50_000, 3_000_000) } else { 20_000 },
+            late_ns: if rough { random.range(1_000_000, 60_000_000) } else { 20_000 },
             lost: pick(random, 0, 150),
             doubled: pick(random, 0, 100),
             flipped: pick(random, 0, 20),
+            rivals: if random.chance(300) { 600 } else { 0 },
             fault_ns: random.range(2_000_000, 40_000_000),
             corruption: random.chance(500),
             chaos_ns: random.range(50_000_000, 400_000_000),
