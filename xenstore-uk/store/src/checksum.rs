@@ -21,16 +21,23 @@ impl Checksum {
     }
 
     /// Takes one word.
+    #[inline(always)]
     pub fn word(self, word: u64) -> Self {
         let mixed = (self.0 ^ word).wrapping_mul(FACTOR);
         Self(mixed ^ (mixed >> 29))
     }
 
     /// Takes bytes, and their number so that nothing can move between two calls.
+    #[inline]
     pub fn bytes(self, bytes: &[u8]) -> Self {
         let (words, tail) = bytes.as_chunks::<8>();
         let mut sum = self;
-        for word in words {
+        // Two at a time: half the steps of the loop.
+        let (pairs, single) = words.as_chunks::<2>();
+        for [first, second] in pairs {
+            sum = sum.word(u64::from_le_bytes(*first)).word(u64::from_le_bytes(*second));
+        }
+        for word in single {
             sum = sum.word(u64::from_le_bytes(*word));
         }
         sum.word(tail_word(tail) ^ ((bytes.len() as u64) << 56))

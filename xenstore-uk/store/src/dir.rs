@@ -97,7 +97,7 @@ pub fn remove(root: &mut Link, name: &[u8]) -> Option<Rc<Node>> {
 pub fn build(sorted: impl Iterator<Item = Rc<Node>>, spine: &mut Vec<Rc<Node>>) -> (Link, usize) {
     /// Ends the lowest node of the right spine: `below` is what hangs right of it.
     fn end(mut lowest: Rc<Node>, below: Link) -> Rc<Node> {
-        let node = Rc::make_mut(&mut lowest);
+        let node = Rc::get_mut(&mut lowest).expect("nobody shares it");
         node.listing = node.own_listing() + listing(&node.left) + listing(&below);
         node.right = below;
         lowest
@@ -117,7 +117,9 @@ pub fn build(sorted: impl Iterator<Item = Rc<Node>>, spine: &mut Vec<Rc<Node>>) 
             }
             below = Some(end(last, below));
         }
-        Rc::make_mut(&mut next).left = below;
+        if below.is_some() {
+            Rc::get_mut(&mut next).expect("nobody shares it").left = below;
+        }
         spine.push(next);
     }
     let mut root: Link = None;

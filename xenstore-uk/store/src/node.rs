@@ -92,6 +92,7 @@ impl Node {
     }
 
     /// A node from its durable record's parts; `None` where the lengths do not fit.
+    #[inline(always)]
     pub(crate) fn from_parts(parts: &NodeParts<'_>) -> Option<Self> {
         let name_at = usize::from(parts.permissions) * ENTRY_LEN;
         let name = parts.body.get(name_at..name_at + usize::from(parts.name_len))?;

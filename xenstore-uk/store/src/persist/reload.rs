@@ -129,14 +129,17 @@ fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
     })
 }
 
+#[inline(always)]
 fn word(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
+#[inline(always)]
 fn half(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |half| u32::from_le_bytes(*half))
 }
 
+#[inline(always)]
 fn quarter(bytes: &[u8], at: usize) -> u16 {
     bytes[at..].first_chunk().map_or(0, |quarter| u16::from_le_bytes(*quarter))
 }
@@ -184,6 +187,7 @@ impl<M: SharedMemory> Scan<M> {
     }
 
     /// Takes an intact slot of a commit that happened.
+    #[inline(always)]
     fn take(&mut self, slot: u32, bytes: &[u8; SLOT_LEN]) {
         let (sequence, record) = (word(bytes, 8), half(bytes, 16));
         let index = record as usize;
@@ -227,31 +231,18 @@ impl<M: SharedMemory> Scan<M> {
         let mut tombstones = Vec::new();
         for index in 0..self.entries.len() {
             let entry = self.entries[index];
-            let record = index as u32;
             let Some(kind) = entry.kind else { continue };
+            if kind == Kind::Node && entry.parts == 1 && self.nodes[index].is_some() {
+                continue;
+            }
             if kind == Kind::Tombstone {
                 tombstones.push(entry.head);
                 self.entries[index] = UNSEEN;
-                continue;
-            }
-            if entry.seen != entry.parts {
+            } else if entry.seen != entry.parts || (kind == Kind::Node && entry.parts == 1) {
                 self.lose(index);
-                continue;
-            }
-            if kind == Kind::Node && entry.parts == 1 {
-                if self.nodes[index].is_none() {
-                    self.lose(index);
-                }
-                continue;
-            }
-            let content = self.gather(index);
-            if kind == Kind::Node {
-                self.nodes[index] = node(record, &content, self.store.committed);
-                if self.nodes[index].is_none() {
-                    self.lose(index);
-                }
             } else {
-                others.push((kind, record, content));
+                let content = self.gather(index);
+                self.take_long(index, kind, content, &mut others);
             }
         }
         let nodes = self.link();
@@ -267,6 +258,24 @@ impl<M: SharedMemory> Scan<M> {
             (FIRST_FREE_RECORD..next_record).rev().filter(|record| !used(record)).collect();
         let report = self.report;
         (self.store, Loaded { nodes, others, next_record, free_records, report })
+    }
+
+    /// Takes a record of several parts, or one that is not a node.
+    fn take_long(
+        &mut self,
+        index: usize,
+        kind: Kind,
+        content: Vec<u8>,
+        others: &mut Vec<(Kind, u32, Vec<u8>)>,
+    ) {
+        if kind != Kind::Node {
+            others.push((kind, index as u32, content));
+            return;
+        }
+        self.nodes[index] = node(index as u32, &content, self.store.committed);
+        if self.nodes[index].is_none() {
+            self.lose(index);
+        }
     }
 
     /// Gives a record up.
@@ -317,33 +326,33 @@ impl<M: SharedMemory> Scan<M> {
             root.sum = root.compute_sum(ROOT_HASH);
             self.nodes[ROOT_RECORD as usize] = Some(Rc::new(root));
         }
-        let (starts, mut children) = self.children_by_parent();
-        let segment =
-            |parent: u32| starts[parent as usize] as usize..starts[parent as usize + 1] as usize;
+        let (first, next) = self.children_by_parent();
         // Parents before children; then from the end, so that each subtree is whole when it moves.
-        let mut order = Vec::with_capacity(children.len() + 1);
+        let mut order = Vec::with_capacity(self.nodes.len());
         order.push(ROOT_RECORD);
         let mut at = 0;
         while let Some(parent) = order.get(at) {
-            let below = segment(*parent);
-            order.extend(children[below].iter().map(|child| child.1));
+            let mut child = first[*parent as usize];
+            while child != NONE {
+                order.push(child);
+                child = next[child as usize];
+            }
             at += 1;
         }
         let mut found = Owned::default();
         let mut digest = 0u64;
-        let mut spine = Vec::new();
+        let (mut spine, mut names) = (Vec::new(), Vec::new());
         for parent in order.iter().rev() {
-            let names = &mut children[segment(*parent)];
             let mut root = None;
-            if !names.is_empty() {
-                let nodes = &mut self.nodes;
-                names.sort_unstable_by(|a, b| {
-                    a.0.cmp(&b.0).then_with(|| compare(&nodes[a.1 as usize], &nodes[b.1 as usize]))
-                });
-                let sorted = names.iter().filter_map(|child| nodes[child.1 as usize].take());
-                let (treap, repeated) = dir::build(sorted, &mut spine);
-                self.report.lost_records += repeated as u32;
-                root = treap;
+            let mut child = first[*parent as usize];
+            if child != NONE {
+                names.clear();
+                while child != NONE {
+                    let key = self.nodes[child as usize].as_ref().map_or(0, |node| node.key());
+                    names.push((key, child));
+                    child = next[child as usize];
+                }
+                root = self.hang(&mut names, &mut spine);
             }
             let Some(node) = self.nodes[*parent as usize].as_mut() else { continue };
             digest = digest.wrapping_add(spread(node.sum));
@@ -359,28 +368,33 @@ impl<M: SharedMemory> Scan<M> {
         LoadedNodes { tree, owned: found.finish() }
     }
 
-    /// Where the children of each record begin in a list of all nodes, children of one parent
-    /// together; and that list, of names' beginnings and records.
-    fn children_by_parent(&self) -> (Vec<u32>, Vec<(u64, u32)>) {
+    /// The treap of some children.
+    fn hang(&mut self, names: &mut [(u64, u32)], spine: &mut Vec<Rc<Node>>) -> Link {
+        let nodes = &mut self.nodes;
+        if names.len() > 1 {
+            names.sort_unstable_by(|a, b| {
+                a.0.cmp(&b.0).then_with(|| compare(&nodes[a.1 as usize], &nodes[b.1 as usize]))
+            });
+        }
+        let sorted = names.iter().filter_map(|child| nodes[child.1 as usize].take());
+        let (treap, repeated) = dir::build(sorted, spine);
+        self.report.lost_records += repeated as u32;
+        treap
+    }
+
+    /// The first child of each record, and the next one of the same parent after each.
+    fn children_by_parent(&self) -> (Vec<u32>, Vec<u32>) {
         let count = self.nodes.len();
-        let parent_of = |node: &Rc<Node>| Some(node.parent as usize).filter(|at| *at < count);
-        let mut starts = alloc::vec![0u32; count + 2];
-        for parent in self.nodes.iter().flatten().filter_map(parent_of) {
-            starts[parent + 2] += 1;
-        }
-        for index in 1..starts.len() {
-            starts[index] += starts[index - 1];
-        }
-        let mut children = alloc::vec![(0u64, 0u32); starts[count + 1] as usize];
+        let mut first = alloc::vec![NONE; count];
+        let mut next = alloc::vec![NONE; count];
         for (record, node) in self.nodes.iter().enumerate() {
             let Some(node) = node else { continue };
-            if let Some(parent) = parent_of(node) {
-                let at = &mut starts[parent + 1];
-                children[*at as usize] = (node.key(), record as u32);
-                *at += 1;
+            // The root's parent is 0, which no record has.
+            if let Some(first) = first.get_mut(node.parent as usize) {
+                next[record] = core::mem::replace(first, record as u32);
             }
         }
-        (starts, children)
+        (first, next)
     }
 
     /// Frees the records of nodes that no parent took.
@@ -403,6 +417,7 @@ fn compare(a: &Link, b: &Link) -> core::cmp::Ordering {
 }
 
 /// A node from the content of its record.
+#[inline(always)]
 fn node(record: u32, content: &[u8], committed: u64) -> Link {
     let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
     let parts = NodeParts {

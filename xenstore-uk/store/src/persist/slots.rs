@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use fabric::SharedMemory;
 
-use crate::checksum::checksum;
+use crate::checksum::{Checksum, checksum};
 use crate::effects::Kind;
 use crate::persist::{
     CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
@@ -289,9 +289,13 @@ impl<M: SharedMemory> SlotStore<M> {
 }
 
 /// The checksum of a slot: over its head and as much content as it says it has.
+#[inline]
 pub(super) fn slot_sum(key: u64, bytes: &[u8; SLOT_LEN]) -> u64 {
     let count = usize::from(u16::from_le_bytes([bytes[26], bytes[27]])).min(CONTENT_LEN);
-    checksum(key, &bytes[8..CONTENT_AT + count])
+    let head = bytes[8..CONTENT_AT].as_chunks::<8>().0.iter();
+    head.fold(Checksum::new(key), |sum, word| sum.word(u64::from_le_bytes(*word)))
+        .bytes(&bytes[CONTENT_AT..CONTENT_AT + count])
+        .finish()
 }
 
 /// Where a slot lies in the memory.
