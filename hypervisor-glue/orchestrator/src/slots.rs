@@ -173,7 +173,8 @@ impl<F: SharedMemory + Copy> Slots<F> {
             shutdown_code: 0,
             life: self.last_life,
         };
-        self.slots[index] = Some(Slot { domain, store: None, console: None, asked: 0, answered: 0 });
+        self.slots[index] =
+            Some(Slot { domain, store: None, console: None, asked: 0, answered: 0 });
         self.table.set(index, Some(domain));
         Some(index)
     }

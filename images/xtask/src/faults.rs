@@ -35,6 +35,10 @@ impl Plan {
     }
 }
 
+/// A failure this long after a fault and its recoveries has another cause: longer than the ladder's
+/// longest back-off, shorter than the demonstration's time between faults.
+const RELATED_NS: u64 = 1_500_000_000;
+
 /// One fault and what became of it, as the console tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
@@ -63,7 +67,9 @@ impl Fault {
     /// Notes a recovery of the unit, if the record tells of one after this fault.
     pub fn note(&mut self, record: &Record, unit: &str) -> bool {
         let is_ours = record.source.is_empty() && record.is("recovered");
-        let detected = record.number("detected").filter(|detected| *detected >= self.at);
+        let last = self.repaired.unwrap_or(self.at);
+        let related = self.at..=last.saturating_add(RELATED_NS);
+        let detected = record.number("detected").filter(|detected| related.contains(detected));
         if !is_ours || record.text("unit") != Some(unit) || detected.is_none() {
             return false;
         }
@@ -137,6 +143,8 @@ mod tests {
         assert_eq!(told(&all[0]), (Some(130), Some(190), Some(1)));
         assert_eq!(told(&all[1]), (Some(700), Some(990), Some(2)));
         assert_eq!(collect(&records, "other")[0].detected, None);
+        let late = [fault("hang-loop", 500), recovered("", 1, RELATED_NS + 501, RELATED_NS + 600)];
+        assert_eq!(collect(&late, "u")[0].detected, None);
     }
 
     #[test]
