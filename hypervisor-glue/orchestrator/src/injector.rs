@@ -7,13 +7,11 @@
 //! unit has been handed `after` pieces of work, then a seeded number of nanoseconds after the
 //! next piece of work, so that the unit is caught in the middle of it.
 
-use abi::{Access, Control, DomId, Frame, Registers, XenError};
+use abi::{Access, Control, DomId, DomainState, Frame, Registers, XenError};
 use fabric::SharedMemory;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
-const MAX_AIM_NS: u64 = 40_000;
-/// How long the next piece of work is waited for; then an idle unit is hit.
-const MAX_WAIT_NS: u64 = 100_000_000;
+const MAX_AIM_NS: u64 = 25_000;
 /// Kinds that one plan may name.
 const MAX_KINDS: usize = 16;
 
@@ -213,8 +211,7 @@ impl Injector {
     pub fn due_ns(&self) -> Option<u64> {
         match self.aim {
             Aim::Firing { at_ns } => Some(at_ns),
-            Aim::Armed { from_ns } => Some(from_ns + MAX_WAIT_NS),
-            Aim::Waiting | Aim::Done => None,
+            Aim::Waiting | Aim::Armed { .. } | Aim::Done => None,
         }
     }
 
@@ -238,10 +235,7 @@ impl Injector {
                 let at_ns = now_ns + self.random_below(MAX_AIM_NS);
                 self.aim = Aim::Firing { at_ns };
             }
-            Aim::Armed { from_ns } if now_ns >= from_ns + MAX_WAIT_NS => {
-                return self.fire(xen, frames).map(Some);
-            }
-            Aim::Firing { at_ns } if now_ns >= at_ns => return self.fire(xen, frames).map(Some),
+            Aim::Firing { at_ns } if now_ns >= at_ns => return self.fire(xen, frames),
             _ => {}
         }
         Ok(None)
@@ -253,9 +247,20 @@ impl Injector {
         self.aim = Aim::Armed { from_ns };
     }
 
-    fn fire<C: Control>(&mut self, xen: &C, frames: &[Frame]) -> Result<Injected, XenError> {
+    /// Injects the next fault, unless the unit sleeps: an event that wakes it would replace the
+    /// changed registers. Then the next piece of work is waited for.
+    fn fire<C: Control>(
+        &mut self,
+        xen: &C,
+        frames: &[Frame],
+    ) -> Result<Option<Injected>, XenError> {
+        let kind = self.plan.kinds[self.injected as usize % self.plan.kinds.len()];
+        let info = xen.domain_info(self.plan.unit)?.ok_or(XenError::NotFound)?;
+        if kind != Kind::FlipPage && (info.blocked || info.state != DomainState::Alive) {
+            self.aim = Aim::Armed { from_ns: xen.now_ns() };
+            return Ok(None);
+        }
         let number = self.injected;
-        let kind = self.plan.kinds[number as usize % self.plan.kinds.len()];
         let at_ns = match kind {
             Kind::Paused => {
                 xen.pause(self.plan.unit)?;
@@ -270,7 +275,7 @@ impl Injector {
         } else {
             self.arm(at_ns);
         }
-        Ok(Injected { number, kind, at_ns })
+        Ok(Some(Injected { number, kind, at_ns }))
     }
 
     /// Changes the registers of the unit's vCPU.
