@@ -103,7 +103,8 @@ impl<'a> Record<'a> {
         header[32..40].copy_from_slice(&self.sequence.to_le_bytes());
         out.extend_from_slice(&header);
         out.extend_from_slice(self.payload);
-        out.resize(start + total, 0);
+        let padding = start + total - out.len();
+        out.extend_from_slice(&[0; 8][..padding]);
         let crc = crc32fast::hash(&out[start + 4..]);
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
     }
@@ -128,42 +129,45 @@ impl<'a> Record<'a> {
         if crc32fast::hash(&bytes[4..]) != u32_at(bytes, 0) {
             return Err(RecordError::Checksum);
         }
-        let record = Self::fields(bytes).ok_or(RecordError::Unknown)?;
+        let record = Self::fields(header, bytes).ok_or(RecordError::Unknown)?;
         Ok((record, total))
     }
 
     /// Reads a record that was checked, or made, when its bytes came here.
     pub(crate) fn unchecked(bytes: &'a [u8]) -> Self {
-        Self::fields(bytes).expect("checked before")
+        bytes.first_chunk().and_then(|header| Self::fields(header, bytes)).expect("checked before")
     }
 
-    fn fields(bytes: &'a [u8]) -> Option<Self> {
-        let kind = match (bytes[6], bytes[7]) {
+    fn fields(header: &[u8; RECORD_HEADER], bytes: &'a [u8]) -> Option<Self> {
+        let kind = match (header[6], header[7]) {
             (0, VERSION) => Kind::Command,
             (1, VERSION) => Kind::Term,
             (2, VERSION) => Kind::Config,
             _ => return None,
         };
         Some(Self {
-            index: u64_at(bytes, 8),
-            term: u64_at(bytes, 16),
+            index: u64_at(header, 8),
+            term: u64_at(header, 16),
             kind,
-            epoch: u32_at(bytes, 24),
-            connection: u32_at(bytes, 28),
-            sequence: u64_at(bytes, 32),
-            payload: &bytes[RECORD_HEADER..RECORD_HEADER + usize::from(u16_at(bytes, 4))],
+            epoch: u32_at(header, 24),
+            connection: u32_at(header, 28),
+            sequence: u64_at(header, 32),
+            payload: &bytes[RECORD_HEADER..RECORD_HEADER + usize::from(u16_at(header, 4))],
         })
     }
 }
 
+#[inline(always)]
 pub(crate) fn u16_at(bytes: &[u8], at: usize) -> u16 {
     u16::from_le_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
 }
 
+#[inline(always)]
 pub(crate) fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
+#[inline(always)]
 pub(crate) fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
 }

@@ -173,6 +173,10 @@ impl<M: SharedMemory> Node<M> {
                 peer.out.want(if vote { VOTE } else { APPEND });
             }
         }
+        let actions = self.core.actions();
+        if actions.send_messages.is_empty() && actions.install_snapshots.is_empty() {
+            return;
+        }
         while let Some((to, message)) = self.core.actions_mut().send_messages.pop_first() {
             let Some(slot) = self.slot_of(to) else { continue };
             let out = &mut self.peers[slot].out;

@@ -5,22 +5,24 @@
 //! | 0 | 2 | magic, `0x5250` |
 //! | 2 | 1 | version, 1 |
 //! | 3 | 1 | kind |
-//! | 4 | 4 | length of the whole message in bytes |
-//! | 8 | 8 | identity of the sender |
-//! | 16 | 8 | identity of the receiver, 0 when unknown |
-//! | 24 | 4 | boot epoch of the sender |
-//! | 28 | 4 | boot epoch of the receiver, 0 when unknown |
+//! | 4 | 2 | length of the whole message in bytes |
+//! | 6 | 2 | records in the body |
+//! | 8 | 1 | flags |
+//! | 9 | 1 | replica of the sender |
+//! | 10 | 1 | replica of the receiver, 0 when its identity is unknown |
+//! | 11 | 1 | 0 |
+//! | 12 | 4 | storage epoch of the sender |
+//! | 16 | 4 | storage epoch of the receiver |
+//! | 20 | 4 | boot epoch of the sender |
+//! | 24 | 4 | boot epoch of the receiver, 0 when unknown |
+//! | 28 | 4 | number of the append that this is or answers |
 //! | 32 | 8 | term of the sender |
 //! | 40 | 8 | position: index |
 //! | 48 | 8 | position: term |
 //! | 56 | 8 | commit index, or transfer (high half) and chunk (low half) |
-//! | 64 | 4 | number of the append that this is or answers |
-//! | 68 | 2 | records in the body |
-//! | 70 | 1 | flags |
-//! | 71 | 1 | 0 |
-//! | 72 | 4 | CRC-32 of the body of a chunk, else 0 (records carry their own) |
-//! | 76 | 4 | CRC-32 of the bytes before |
-//! | 80 | n | body |
+//! | 64 | 4 | CRC-32 of the bytes before: 64, which the checksum takes in one stride |
+//! | 68 | 4 | CRC-32 of the body of a chunk, else 0 (records carry their own) |
+//! | 72 | n | body |
 //!
 //! Decoding never panics, whatever the bytes are. Every kind and its fields: `raft/FORMAT.md`.
 
@@ -30,7 +32,10 @@ use crate::id::{Ident, Position};
 use crate::record::{Kind, Record, u16_at, u32_at, u64_at};
 
 /// Bytes of a message before its body.
-pub const MESSAGE_HEADER: usize = 80;
+pub const MESSAGE_HEADER: usize = 72;
+
+/// Bytes that the header's checksum covers.
+const CHECKED: usize = 64;
 
 /// Longest message in bytes. Bounds the transport's rings and the time spent on one message.
 pub const MAX_MESSAGE: usize = 16 * 1024;
@@ -133,28 +138,32 @@ impl<'a> Message<'a> {
     /// body; `self.body` is not looked at.
     pub(crate) fn seal(&self, out: &mut [u8]) {
         debug_assert!(out.len() <= MAX_MESSAGE);
-        let length = out.len() as u32;
+        let length = out.len() as u16;
         let (header, body) = out.split_at_mut(MESSAGE_HEADER);
+        let header: &mut [u8; MESSAGE_HEADER] = header.try_into().expect("split there");
         header[0..2].copy_from_slice(&MAGIC.to_le_bytes());
         header[2] = VERSION;
         header[3] = self.kind as u8;
-        header[4..8].copy_from_slice(&length.to_le_bytes());
-        header[8..16].copy_from_slice(&self.from.raw().to_le_bytes());
-        header[16..24].copy_from_slice(&self.to.map_or(0, Ident::raw).to_le_bytes());
-        header[24..28].copy_from_slice(&self.from_boot.to_le_bytes());
-        header[28..32].copy_from_slice(&self.to_boot.to_le_bytes());
+        header[4..6].copy_from_slice(&length.to_le_bytes());
+        header[6..8].copy_from_slice(&self.count.to_le_bytes());
+        header[8] = self.flags;
+        header[9] = self.from.replica();
+        header[10] = self.to.map_or(0, Ident::replica);
+        header[11] = 0;
+        let to_epoch = self.to.map_or(0, Ident::storage_epoch);
+        header[12..16].copy_from_slice(&self.from.storage_epoch().to_le_bytes());
+        header[16..20].copy_from_slice(&to_epoch.to_le_bytes());
+        header[20..24].copy_from_slice(&self.from_boot.to_le_bytes());
+        header[24..28].copy_from_slice(&self.to_boot.to_le_bytes());
+        header[28..32].copy_from_slice(&self.number.to_le_bytes());
         header[32..40].copy_from_slice(&self.term.to_le_bytes());
         header[40..48].copy_from_slice(&self.position.index.to_le_bytes());
         header[48..56].copy_from_slice(&self.position.term.to_le_bytes());
         header[56..64].copy_from_slice(&self.commit.to_le_bytes());
-        header[64..68].copy_from_slice(&self.number.to_le_bytes());
-        header[68..70].copy_from_slice(&self.count.to_le_bytes());
-        header[70] = self.flags;
-        header[71] = 0;
+        let crc = crc32fast::hash(&header[..CHECKED]);
+        header[64..68].copy_from_slice(&crc.to_le_bytes());
         let body_crc = if self.kind == MessageKind::Chunk { crc32fast::hash(body) } else { 0 };
-        header[72..76].copy_from_slice(&body_crc.to_le_bytes());
-        let crc = crc32fast::hash(&header[..76]);
-        header[76..80].copy_from_slice(&crc.to_le_bytes());
+        header[68..72].copy_from_slice(&body_crc.to_le_bytes());
     }
 
     /// Reads a message; records in its body are not checked yet.
@@ -166,46 +175,46 @@ impl<'a> Message<'a> {
     }
 
     fn decode_opt(bytes: &'a [u8]) -> Option<Self> {
-        let (header, body) = bytes.split_at_checked(MESSAGE_HEADER)?;
+        let (header, body) = bytes.split_first_chunk::<MESSAGE_HEADER>()?;
         let fits = bytes.len() <= MAX_MESSAGE
             && u16_at(header, 0) == MAGIC
             && header[2] == VERSION
-            && u32_at(header, 4) as usize == bytes.len()
-            && header[71] == 0
-            && crc32fast::hash(&header[..76]) == u32_at(header, 76);
+            && usize::from(u16_at(header, 4)) == bytes.len()
+            && header[11] == 0
+            && crc32fast::hash(&header[..CHECKED]) == u32_at(header, CHECKED);
         if !fits {
             return None;
         }
         let kind = kind_of(header[3])?;
-        let body_crc = u32_at(header, 72);
+        let body_crc = u32_at(header, 68);
         let body_fits = match kind {
             MessageKind::Chunk => crc32fast::hash(body) == body_crc,
             MessageKind::Append => body_crc == 0,
             _ => body.is_empty() && body_crc == 0,
         };
-        let count = u16_at(header, 68);
+        let count = u16_at(header, 6);
         if !body_fits || (count != 0) != (kind == MessageKind::Append && !body.is_empty()) {
             return None;
         }
-        let numbers = [u64_at(header, 32), u64_at(header, 40), u64_at(header, 48)];
-        if numbers.iter().any(|number| *number >= NUMBERS) {
+        let (term, position) =
+            (u64_at(header, 32), Position { index: u64_at(header, 40), term: u64_at(header, 48) });
+        if (term | position.index | position.term) >= NUMBERS {
             return None;
         }
-        let to = match u64_at(header, 16) {
-            0 => None,
-            raw => Some(Ident::from_raw(raw)?),
+        let ident = |at: usize, epoch: usize| {
+            Ident::from_raw(u64::from(header[at]) | u64::from(u32_at(header, epoch)) << 8)
         };
         Some(Self {
             kind,
-            from: Ident::from_raw(u64_at(header, 8))?,
-            to,
-            from_boot: u32_at(header, 24),
-            to_boot: u32_at(header, 28),
-            term: u64_at(header, 32),
-            position: Position { index: u64_at(header, 40), term: u64_at(header, 48) },
+            from: ident(9, 12)?,
+            to: if header[10] == 0 { None } else { Some(ident(10, 16)?) },
+            from_boot: u32_at(header, 20),
+            to_boot: u32_at(header, 24),
+            term,
+            position,
             commit: u64_at(header, 56),
-            number: u32_at(header, 64),
-            flags: header[70],
+            number: u32_at(header, 28),
+            flags: header[8],
             count,
             body,
         })
@@ -250,7 +259,7 @@ pub(crate) fn unpack_chunk(packed: u64) -> (u32, u32) {
 /// Starts a message in `out`: room for the header, nothing else.
 pub(crate) fn begin(out: &mut Vec<u8>) {
     out.clear();
-    out.resize(MESSAGE_HEADER, 0);
+    out.extend_from_slice(&[0; MESSAGE_HEADER]);
 }
 
 fn kind_of(byte: u8) -> Option<MessageKind> {
