@@ -25,6 +25,9 @@ const STORAGE: usize = MIN_STORAGE;
 /// repetition, a restart and a membership change need together.
 const HEALED_NS: u64 = 20_000_000_000;
 
+/// Most steps of one run: many times what the longest one takes.
+const MAX_TICKS: u64 = 20_000_000;
+
 /// Time without anything to do after which the cluster must be silent.
 const QUIET_NS: u64 = 2_000_000_000;
 
@@ -222,6 +225,9 @@ impl World {
             self.now = self.now.max(at);
             self.tick += 1;
             at_tick(self.tick);
+            if self.tick > MAX_TICKS {
+                return Err(Violation::new("liveness", "no end in sight".into()));
+            }
             self.take(step)?;
             if !self.healed {
                 continue;

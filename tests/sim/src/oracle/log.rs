@@ -38,6 +38,7 @@ impl Logs {
         number: u8,
         life: u32,
         node: &Node<M>,
+        suspect: bool,
     ) -> Result<(), Violation> {
         let status = node.status();
         let mut judged = self.replicas.get(&number).copied().unwrap_or_default();
@@ -48,7 +49,8 @@ impl Logs {
             return Ok(());
         }
         if judged.last != status.last {
-            self.judge_entries(number, node, judged.last.index.min(status.last.index))?;
+            let from = judged.last.index.min(status.last.index);
+            self.judge_entries(number, node, from, suspect)?;
             judged.last = status.last;
         }
         if status.commit < judged.commit {
@@ -72,10 +74,18 @@ impl Logs {
         number: u8,
         node: &Node<M>,
         from: u64,
+        suspect: bool,
     ) -> Result<(), Violation> {
         let mut bytes = Vec::new();
         for index in from.saturating_sub(1)..=node.status().last.index {
-            let Some(Ok(record)) = node.read_entry(index, &mut bytes) else { continue };
+            let record = match node.read_entry(index, &mut bytes) {
+                Some(Ok(record)) => record,
+                Some(Err(damage)) if !suspect => {
+                    let text = format!("{number} cannot read its entry {index}: {damage:?}");
+                    return Err(Violation::new("log matching", text));
+                }
+                _ => continue,
+            };
             let term = record.term;
             let before = node.entry(index - 1).map(|(position, _)| position.term);
             let content = crc32fast::hash(&bytes);

@@ -79,7 +79,7 @@ impl Oracles {
         suspect: bool,
     ) -> Result<(), Violation> {
         let Some(node) = &replica.node else { return Ok(()) };
-        self.logs.judge(replica.number, replica.life, node)?;
+        self.logs.judge(replica.number, replica.life, node, suspect)?;
         self.judge_memory(replica, node, sent.len())?;
         self.judge_digest(replica, node)?;
         for (_, bytes) in sent {
