@@ -17,7 +17,7 @@ const RUN_LIMIT: Duration = Duration::from_secs(4 * 3600);
 /// What the simulator is told.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
-    /// Arguments of the simulator, such as `--seeds 0..200`, `--seed 7 --trace`, `mutants`, `--help`.
+    /// Arguments of the simulator, such as `--seeds 0..200`, `--seed 7 --trace`, `mutants`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
     pub arguments: Vec<OsString>,
 }

@@ -60,7 +60,8 @@ impl Timeline {
             let is_alarm = ALARMS.iter().any(|word| lower.contains(word));
             return text.contains("Xen version") || (is_alarm && !text.contains("Loglevel"));
         }
-        !text.contains("@{") && !text.trim().is_empty() && !is_banner(text)
+        let is_quiet = text.contains("@{") || text.trim().is_empty();
+        !is_quiet && !is_banner(text) && !is_guest_kernel(text)
     }
 
     fn record(&mut self, record: &Record) -> Option<String> {
@@ -106,6 +107,14 @@ impl Timeline {
     }
 }
 
+/// A guest's kernel begins its lines with the time, behind the guest's name.
+fn is_guest_kernel(text: &str) -> bool {
+    let Some((name, rest)) = text.split_once(") ") else { return false };
+    let Some((time, _)) = rest.trim_start_matches('[').split_once(']') else { return false };
+    let is_time = !time.is_empty() && time.chars().all(|c| " .0123456789".contains(c));
+    name.starts_with('(') && rest.starts_with('[') && is_time
+}
+
 /// Xen draws its name and version with these characters.
 fn is_banner(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| " \\/_|()'.,-0123456789+gdebu~".contains(c))
@@ -143,6 +152,8 @@ mod tests {
         assert!(tell(&mut t, "(XEN) Initializing CPU#0").is_empty());
         assert!(tell(&mut t, "  |_|  \\_\\").is_empty());
         assert_eq!(tell(&mut t, "(XEN) Panic on CPU 0:").len(), 1);
+        assert!(tell(&mut t, "(g16) [    0.240336] Yama: disabled").is_empty());
+        assert_eq!(tell(&mut t, "(g16) GUEST_READY up=1.6").len(), 1);
         assert_eq!(tell(&mut t, "[     1.234] xenstore-uk (d1) serves").len(), 1);
         assert_eq!(tell(&mut Timeline::new(true, "u"), "(XEN) Initializing CPU#0").len(), 1);
     }
