@@ -17,6 +17,35 @@
 //!   new identity ([`Birth::Newcomer`]): it can neither vote twice nor be counted for entries it
 //!   has forgotten. The leader restores it and changes the membership.
 //! - **Group commit.** Proposals between two polls are stored and sent in one round.
+//!
+//! # How a shell drives it
+//!
+//! ```text
+//! start     let node = match Node::open(storage, settings, store.applied()) {
+//!               Ok(node) => node,
+//!               Err(_) if boot_epoch == 1 => Node::create(storage, settings, Birth::Founder),
+//!               Err(_) => { empty the store; Node::create(storage, settings, Birth::Newcomer) }
+//!           };
+//!           for each peer in the domain table: node.set_peer(now, replica, boot_epoch, up)
+//! loop      for each message:      node.handle_message(now, &bytes, &mut store)
+//!           for each ready request: a read, if node.may_reply(epoch): answer from the store
+//!                                   else node.propose(now, connection, sequence, &bytes)
+//!           orchestrator's word:   node.campaign(now, seen_term); node.publish(epoch);
+//!                                  node.set_peer(…) when the domain table changes
+//!           deadline has come:     node.handle_time(now)
+//!           while let Some(applied) = node.work(now, &mut store) {
+//!               keep applied.reply in the connection's area, if node.may_reply(epoch)
+//!           }
+//!           while let Some(event) = node.poll_event() { tell the orchestrator }
+//!           while let Some(to) = node.poll_message(now, &mut buffer) {
+//!               channel[to].send(&buffer); notify to's event channel once at the end
+//!           }
+//!           publish node.status(), store.digest(); wait, at most until node.poll_deadline()
+//! ```
+//!
+//! After [`Event::Won`] and [`Node::publish`] the shell looks at every connection's area: requests
+//! that wait there are proposed, also those that the former leader had proposed. The store
+//! recognises what it has executed by connection and sequence.
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -34,6 +63,7 @@ mod settle;
 mod storage;
 mod timer;
 mod transfer;
+mod transport;
 mod types;
 mod wire;
 
@@ -42,6 +72,7 @@ pub use machine::{Chunk, Request, RestoreError, StateMachine};
 pub use node::Node;
 pub use record::{Kind, MAX_PAYLOAD, MAX_RECORD, RECORD_HEADER, Record, RecordError, record_len};
 pub use storage::{Damage, MIN_STORAGE, OpenError};
+pub use transport::{Channel, MIN_HALF};
 pub use types::{
     Applied, Birth, CampaignError, CreateError, Elections, Event, ProposeError, Settings, Status,
 };
