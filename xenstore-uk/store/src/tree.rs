@@ -9,7 +9,7 @@ use wire::Permission;
 
 use crate::checksum::spread;
 use crate::dir::{self, Children};
-use crate::node::{Node, ROOT_HASH, child_hash, keyed_hash, name_key};
+use crate::node::{Link, Node, ROOT_HASH, child_hash, keyed_hash, name_key};
 use crate::path::{self, components};
 
 /// Durable record of the root.
@@ -130,6 +130,19 @@ impl Tree {
         node.sum = node.compute_sum(hash);
         self.digest = self.digest.wrapping_sub(old).wrapping_add(spread(node.sum));
         Some(node)
+    }
+
+    /// Hangs children below a node that are part of the tree already as far as count and digest
+    /// are concerned.
+    pub(crate) fn attach(&mut self, path: &[u8], children: Link) {
+        let mut node = Rc::make_mut(&mut self.root);
+        for name in components(path) {
+            match dir::find_mut_keyed(&mut node.children, name, name_key(name)) {
+                Some(child) => node = child,
+                None => return,
+            }
+        }
+        node.children = children;
     }
 
     /// Gives a node a checksum that is not its own, as damage to memory would.

@@ -58,12 +58,13 @@ fn flipped_slots() {
         }
         host.guests.values_mut().for_each(|guest| *guest = common::Guest::new());
         flip(&host.slots, random.below((256 + used * SLOT_LEN) * 8));
-        let (server, report) = store::Server::start(
+        let (mut server, report) = store::Server::start(
             &host.config,
             common::crash::Crashing::new(host.slots.clone(), host.budget.clone()),
             common::crash::Crashing::new(host.areas.clone(), host.budget.clone()),
         );
         assert!(!report.is_new);
+        server.finish_loading();
         let tree = server.state().tree();
         for (path, value) in &model {
             match tree.get(path.as_bytes()) {

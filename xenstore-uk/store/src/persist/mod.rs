@@ -25,9 +25,11 @@
 //! guest wrote can pose as a slot. A slot's checksum is its last store: an interrupted write
 //! leaves a free slot. So a slot that is neither free nor intact was damaged.
 
+mod lazy;
 mod reload;
 mod slots;
 
+pub(crate) use lazy::Unloaded;
 pub use reload::{LoadReport, Loaded, LoadedNodes};
 pub use slots::SlotStore;
 

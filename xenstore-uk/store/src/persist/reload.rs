@@ -7,9 +7,9 @@ use fabric::SharedMemory;
 use wire::{Access, Permission};
 
 use crate::checksum::{checksum, spread};
-use crate::dir;
 use crate::effects::Kind;
-use crate::node::{Link, Node, NodeParts, ROOT_HASH};
+use crate::node::{ENTRY_LEN, NODE_OVERHEAD, Node, ROOT_HASH};
+use crate::persist::lazy::Unloaded;
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, SLOT_LEN, VERSION};
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
@@ -30,11 +30,13 @@ pub struct LoadReport {
     pub lost_records: u32,
 }
 
-/// The nodes of a reloaded store, linked.
+/// The nodes of a reloaded store.
 #[derive(Debug)]
 pub struct LoadedNodes {
-    /// The tree.
+    /// The tree: its root, with count and digest of all.
     pub tree: Tree,
+    /// What remains to be made of it.
+    pub(crate) unloaded: Unloaded,
     /// Nodes and bytes that each domain owns.
     pub owned: BTreeMap<u16, (u32, u64)>,
 }
@@ -66,11 +68,23 @@ struct Entry {
 
 const UNSEEN: Entry = Entry { sequence: 0, head: NONE, seen: 0, parts: 0, kind: None };
 
+/// What the scan keeps of a node's record.
+#[derive(Clone, Copy)]
+struct Light {
+    sum: u64,
+    /// [`NONE`] if the record is no node.
+    parent: u32,
+    memory: u32,
+    owner: u16,
+}
+
+const NO_NODE: Light = Light { sum: 0, parent: NONE, memory: 0, owner: 0 };
+
 /// A reload under way.
 struct Scan<M> {
     store: SlotStore<M>,
     entries: Vec<Entry>,
-    nodes: Vec<Link>,
+    nodes: Vec<Light>,
     owner: u16,
     report: LoadReport,
 }
@@ -92,7 +106,7 @@ impl<M: SharedMemory> SlotStore<M> {
         let mut scan = Scan {
             store,
             entries: alloc::vec![UNSEEN; used as usize + 4],
-            nodes: alloc::vec![None; used as usize + 4],
+            nodes: alloc::vec![NO_NODE; used as usize + 4],
             owner,
             report: LoadReport::default(),
         };
@@ -130,17 +144,17 @@ fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
 }
 
 #[inline(always)]
-fn word(bytes: &[u8], at: usize) -> u64 {
+pub(super) fn word(bytes: &[u8], at: usize) -> u64 {
     bytes[at..].first_chunk().map_or(0, |word| u64::from_le_bytes(*word))
 }
 
 #[inline(always)]
-fn half(bytes: &[u8], at: usize) -> u32 {
+pub(super) fn half(bytes: &[u8], at: usize) -> u32 {
     bytes[at..].first_chunk().map_or(0, |half| u32::from_le_bytes(*half))
 }
 
 #[inline(always)]
-fn quarter(bytes: &[u8], at: usize) -> u16 {
+pub(super) fn quarter(bytes: &[u8], at: usize) -> u16 {
     bytes[at..].first_chunk().map_or(0, |quarter| u16::from_le_bytes(*quarter))
 }
 
@@ -200,7 +214,7 @@ impl<M: SharedMemory> Scan<M> {
         };
         if index >= self.entries.len() {
             self.entries.resize(index + 1, UNSEEN);
-            self.nodes.resize(index + 1, None);
+            self.nodes.resize(index + 1, NO_NODE);
         }
         let known = self.entries[index];
         if known.head != NONE && sequence < known.sequence {
@@ -216,13 +230,13 @@ impl<M: SharedMemory> Scan<M> {
         }
         if known.head != NONE {
             self.store.release(known.head);
-            self.nodes[index] = None;
+            self.nodes[index] = NO_NODE;
         }
         self.entries[index] = Entry { sequence, head: slot, seen: 1, parts, kind: Some(kind) };
         if kind == Kind::Node && parts == 1 {
             let len = usize::from(quarter(bytes, 26)).min(CONTENT_LEN);
             let content = &bytes[CONTENT_AT..CONTENT_AT + len];
-            self.nodes[index] = node(record, content, self.store.committed);
+            self.nodes[index] = light(content);
         }
     }
 
@@ -232,7 +246,7 @@ impl<M: SharedMemory> Scan<M> {
         for index in 0..self.entries.len() {
             let entry = self.entries[index];
             let Some(kind) = entry.kind else { continue };
-            if kind == Kind::Node && entry.parts == 1 && self.nodes[index].is_some() {
+            if kind == Kind::Node && entry.parts == 1 && self.nodes[index].parent != NONE {
                 continue;
             }
             if kind == Kind::Tombstone {
@@ -252,6 +266,7 @@ impl<M: SharedMemory> Scan<M> {
         self.store.rewrite_headers();
         self.store.chains =
             self.entries.iter().map(|entry| Chain { first: entry.head, ..Chain::EMPTY }).collect();
+        let nodes = self.make_root(nodes);
         let used = |record: &u32| self.entries[*record as usize].head != NONE;
         let next_record = self.entries.len() as u32;
         let free_records =
@@ -272,8 +287,8 @@ impl<M: SharedMemory> Scan<M> {
             others.push((kind, index as u32, content));
             return;
         }
-        self.nodes[index] = node(index as u32, &content, self.store.committed);
-        if self.nodes[index].is_none() {
+        self.nodes[index] = light(&content);
+        if self.nodes[index].parent == NONE {
             self.lose(index);
         }
     }
@@ -287,7 +302,7 @@ impl<M: SharedMemory> Scan<M> {
     fn discard(&mut self, index: usize) {
         let entry = core::mem::replace(&mut self.entries[index], UNSEEN);
         self.store.release(entry.head);
-        self.nodes[index] = None;
+        self.nodes[index] = NO_NODE;
     }
 
     /// Joins the parts of a record and puts its chain in their order.
@@ -315,71 +330,36 @@ impl<M: SharedMemory> Scan<M> {
         content
     }
 
-    /// Hangs every node below its parent. What the root does not reach is dropped: subtrees whose
-    /// removal was committed but not cleaned up, or whose root was lost to damage.
-    fn link(&mut self) -> LoadedNodes {
-        if self.nodes[ROOT_RECORD as usize].is_none() {
-            // Whatever else is left hangs on it.
-            self.report.lost_records += 1;
-            let mut root = Node::new(b"", &[Permission::new(self.owner, Access::NONE)], b"", 0);
-            root.record = ROOT_RECORD;
-            root.sum = root.compute_sum(ROOT_HASH);
-            self.nodes[ROOT_RECORD as usize] = Some(Rc::new(root));
-        }
+    /// Finds out which nodes the root reaches, and counts them. What it does not reach is dropped:
+    /// subtrees whose removal was committed but not cleaned up, or whose root was lost to damage.
+    fn link(&mut self) -> Linked {
         let (first, next) = self.children_by_parent();
-        // Parents before children; then from the end, so that each subtree is whole when it moves.
-        let mut order = Vec::with_capacity(self.nodes.len());
-        order.push(ROOT_RECORD);
-        let mut at = 0;
-        while let Some(parent) = order.get(at) {
-            let mut child = first[*parent as usize];
+        let mut found = Owned::default();
+        let (mut digest, mut left) = (0u64, 0);
+        let mut reached = alloc::vec![false; self.nodes.len()];
+        let mut waiting = Vec::from([ROOT_RECORD]);
+        while let Some(record) = waiting.pop() {
+            let index = record as usize;
+            let node = self.nodes[index];
+            reached[index] = true;
+            digest = digest.wrapping_add(spread(node.sum));
+            found.add(node.owner, node.memory as usize);
+            let mut child = first[index];
+            left += u32::from(child != NONE);
             while child != NONE {
-                order.push(child);
+                waiting.push(child);
                 child = next[child as usize];
             }
-            at += 1;
         }
-        let mut found = Owned::default();
-        let mut digest = 0u64;
-        let (mut spine, mut names) = (Vec::new(), Vec::new());
-        for parent in order.iter().rev() {
-            let mut root = None;
-            let mut child = first[*parent as usize];
-            if child != NONE {
-                names.clear();
-                while child != NONE {
-                    let key = self.nodes[child as usize].as_ref().map_or(0, |node| node.key());
-                    names.push((key, child));
-                    child = next[child as usize];
-                }
-                root = self.hang(&mut names, &mut spine);
-            }
-            let Some(node) = self.nodes[*parent as usize].as_mut() else { continue };
-            digest = digest.wrapping_add(spread(node.sum));
-            found.add(node.owner(), node.memory());
-            if root.is_some() {
-                Rc::get_mut(node).expect("nobody else knows the node yet").children = root;
+        for (index, reached) in reached.into_iter().enumerate() {
+            if !reached && self.nodes[index].parent != NONE {
+                self.report.lost_records += u32::from(self.report.damaged_slots > 0);
+                self.discard(index);
             }
         }
-        let root = self.nodes[ROOT_RECORD as usize].take().expect("made above if it was lost");
-        self.drop_unreachable();
         self.report.nodes = found.total;
-        let tree = Tree::from_root(root, digest, found.total, self.store.key);
-        LoadedNodes { tree, owned: found.finish() }
-    }
-
-    /// The treap of some children.
-    fn hang(&mut self, names: &mut [(u64, u32)], spine: &mut Vec<Rc<Node>>) -> Link {
-        let nodes = &mut self.nodes;
-        if names.len() > 1 {
-            names.sort_unstable_by(|a, b| {
-                a.0.cmp(&b.0).then_with(|| compare(&nodes[a.1 as usize], &nodes[b.1 as usize]))
-            });
-        }
-        let sorted = names.iter().filter_map(|child| nodes[child.1 as usize].take());
-        let (treap, repeated) = dir::build(sorted, spine);
-        self.report.lost_records += repeated as u32;
-        treap
+        let unloaded = Unloaded { first, next, left, since: self.store.committed };
+        Linked { unloaded, found, digest }
     }
 
     /// The first child of each record, and the next one of the same parent after each.
@@ -388,51 +368,57 @@ impl<M: SharedMemory> Scan<M> {
         let mut first = alloc::vec![NONE; count];
         let mut next = alloc::vec![NONE; count];
         for (record, node) in self.nodes.iter().enumerate() {
-            let Some(node) = node else { continue };
             // The root's parent is 0, which no record has.
-            if let Some(first) = first.get_mut(node.parent as usize) {
+            if node.parent != 0
+                && let Some(first) = first.get_mut(node.parent as usize)
+            {
                 next[record] = core::mem::replace(first, record as u32);
             }
         }
         (first, next)
     }
 
-    /// Frees the records of nodes that no parent took.
-    fn drop_unreachable(&mut self) {
-        let damaged = self.report.damaged_slots > 0;
-        for index in 0..self.nodes.len() {
-            if self.nodes[index].is_some() {
-                self.report.lost_records += u32::from(damaged);
-                self.discard(index);
-            }
-        }
+    /// Makes the root, so that there is a tree.
+    fn make_root(&mut self, linked: Linked) -> LoadedNodes {
+        let Linked { unloaded, mut found, mut digest } = linked;
+        let root = self.store.load_node(ROOT_RECORD, unloaded.since).unwrap_or_else(|| {
+            // Lost to damage; whatever else is left hangs on it.
+            self.report.lost_records += 1;
+            let mut root = Node::new(b"", &[Permission::new(self.owner, Access::NONE)], b"", 0);
+            root.record = ROOT_RECORD;
+            root.sum = root.compute_sum(ROOT_HASH);
+            digest = digest.wrapping_sub(spread(NO_NODE.sum)).wrapping_add(spread(root.sum));
+            found.add(root.owner(), root.memory());
+            found.total -= 1;
+            Rc::new(root)
+        });
+        let tree = Tree::from_root(root, digest, found.total, self.store.key);
+        LoadedNodes { tree, unloaded, owned: found.finish() }
     }
 }
 
-fn compare(a: &Link, b: &Link) -> core::cmp::Ordering {
-    match (a, b) {
-        (Some(a), Some(b)) => a.compare_names(b),
-        _ => core::cmp::Ordering::Equal,
-    }
+/// The nodes that the root reaches.
+struct Linked {
+    unloaded: Unloaded,
+    found: Owned,
+    digest: u64,
 }
 
-/// A node from the content of its record.
+/// What the scan keeps of a node's record with this content.
 #[inline(always)]
-fn node(record: u32, content: &[u8], committed: u64) -> Link {
-    let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
-    let parts = NodeParts {
-        body,
-        name_len: quarter(head, 20),
-        permissions: quarter(head, 22),
+fn light(content: &[u8]) -> Light {
+    let Some((head, body)) = content.split_first_chunk::<NODE_HEAD_LEN>() else { return NO_NODE };
+    let (name_len, permissions) = (quarter(head, 20), quarter(head, 22));
+    let fits = usize::from(permissions) * ENTRY_LEN + usize::from(name_len) <= body.len();
+    if permissions == 0 || !fits {
+        return NO_NODE;
+    }
+    Light {
         sum: word(head, 0),
-        generation: word(head, 8),
-        // The list of children is not kept: it counts as changed by the last commit.
-        children_generation: committed,
-        record,
         parent: half(head, 16),
-        priority: half(head, 24),
-    };
-    Some(Rc::new(Node::from_parts(&parts)?))
+        memory: (NODE_OVERHEAD + body.len()) as u32,
+        owner: quarter(body, 0),
+    }
 }
 
 /// Counts what domains own; consecutive nodes mostly have one owner.

@@ -32,6 +32,10 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// A bounded step of background work, to be called when no connection is ready. Answers
     /// damage, if it found any: then the server must start again from its slots.
     pub fn idle_step(&mut self, now_ns: u64) -> Option<Fault> {
+        if self.loading.is_some() {
+            self.load_step();
+            return None;
+        }
         if self.state.needs_sweep() {
             self.change(|state, outbox| {
                 state.sweep(outbox);
@@ -49,7 +53,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// When [`Server::idle_step`] or [`Server::next_ready`] has something to do again.
     pub fn next_deadline(&self, now_ns: u64) -> u64 {
-        if self.state.needs_sweep() {
+        if self.loading.is_some() || self.state.needs_sweep() {
             return now_ns;
         }
         let scrub = self.idle.next_scrub_ns;

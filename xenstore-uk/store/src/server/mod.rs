@@ -2,6 +2,7 @@
 
 mod fairness;
 mod idle;
+mod lazy;
 mod outbox;
 mod rebuild;
 mod recover;
@@ -120,6 +121,7 @@ pub struct Server<M, A> {
     stats: Stats,
     idle: idle::IdleWork,
     fairness: fairness::Fairness,
+    loading: Option<lazy::Loading>,
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {

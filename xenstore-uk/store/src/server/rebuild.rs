@@ -28,6 +28,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return false;
         }
         let since = connection.state.lost_since;
+        // It looks at whole subtrees.
+        self.finish_loading();
+        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
+            return false;
+        };
         let mut work = connection.rebuild.take().unwrap_or(Rebuild { since, ..Rebuild::default() });
         let watch = self.state.client(client).and_then(|found| match &work.cursor {
             Some(_) => found.watches.get(&work.watch),

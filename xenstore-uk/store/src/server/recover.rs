@@ -15,11 +15,12 @@ use crate::connection::{AREA_LEN, Area, Connection};
 use crate::domain::{Client, Domain, Sweep};
 use crate::effects::Kind;
 use crate::ops::decode_watch;
-use crate::persist::{LoadReport, Loaded, SlotStore};
+use crate::persist::{LoadReport, Loaded, SlotStore, Unloaded};
 use crate::quota::{Limits, Quota};
 use crate::request::Reply;
 use crate::server::fairness::Fairness;
 use crate::server::idle::IdleWork;
+use crate::server::lazy::Loading;
 use crate::server::outbox::ACTIONS_MAX;
 use crate::server::{Server, StartReport, Stats};
 use crate::state::{Records, State};
@@ -48,8 +49,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return (server, StartReport { is_new: true, ..StartReport::default() });
         };
         let load = loaded.report;
-        let state = State::restore(config, loaded, slots.committed());
+        let (state, unloaded) = State::restore(config, loaded, slots.committed());
         let mut server = Self::with(state, slots, areas);
+        server.loading = Loading::new(unloaded);
         let damaged_areas = server.load_connections();
         (server, StartReport { is_new: false, load, damaged_areas })
     }
@@ -83,6 +85,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             stats: Stats::default(),
             idle: IdleWork::default(),
             fairness: Fairness::default(),
+            loading: None,
         }
     }
 
@@ -106,7 +109,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
 impl State {
     /// The state that a reloaded store describes.
-    pub(crate) fn restore(config: &Config, loaded: Loaded, committed: u64) -> Self {
+    pub(crate) fn restore(config: &Config, loaded: Loaded, committed: u64) -> (Self, Unloaded) {
         let mut state = Self::new(config);
         state.committed = committed;
         state.domains = BTreeMap::new();
@@ -122,7 +125,7 @@ impl State {
             state.charge(owner, Quota::Memory, bytes as i64);
         }
         state.restore_others(&loaded.others);
-        state
+        (state, loaded.nodes.unloaded)
     }
 
     fn restore_others(&mut self, others: &[(Kind, u32, Vec<u8>)]) {

@@ -223,6 +223,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return;
         }
         Area::new(&self.areas, client, key).write_attempt(position, attempts + 1);
+        self.load_for(client, &header, len);
         let payload = &self.request[HEADER_LEN..len];
         let request = Request { client, position, header, payload };
         self.mutating.set(!State::is_harmless(&request));

@@ -1,0 +1,90 @@
+//! Nodes that a reload has found and not yet made: their records are checked, counted and known
+//! to hang together; the nodes themselves are made when they are needed, or when there is time.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+use fabric::SharedMemory;
+
+use crate::dir;
+use crate::node::{Link, Node, NodeParts};
+use crate::persist::reload::{half, quarter, word};
+use crate::persist::slots::{NONE, SlotStore, slot_at};
+use crate::persist::{CONTENT_AT, CONTENT_LEN, SLOT_LEN};
+use crate::state::NODE_HEAD_LEN;
+
+/// The directories whose children have not been made.
+#[derive(Debug)]
+pub(crate) struct Unloaded {
+    /// The first child of each record; [`NONE`] once they are made.
+    pub first: Vec<u32>,
+    /// The next child of the same parent after each record.
+    pub next: Vec<u32>,
+    /// Directories left.
+    pub left: u32,
+    /// The commit that was the last one at the reload.
+    pub since: u64,
+}
+
+impl Unloaded {
+    /// Whether the children of a node have not been made.
+    pub fn has(&self, record: u32) -> bool {
+        self.first.get(record as usize).is_some_and(|first| *first != NONE)
+    }
+}
+
+impl<M: SharedMemory> SlotStore<M> {
+    /// Makes the children of a node; `None` if they were made before or there are none.
+    pub(crate) fn load_children(&self, unloaded: &mut Unloaded, record: u32) -> Option<Link> {
+        let first = unloaded.first.get_mut(record as usize)?;
+        let mut child = core::mem::replace(first, NONE);
+        if child == NONE {
+            return None;
+        }
+        unloaded.left -= 1;
+        let mut nodes: Vec<Rc<Node>> = Vec::new();
+        while child != NONE {
+            nodes.extend(self.load_node(child, unloaded.since));
+            child = unloaded.next[child as usize];
+        }
+        nodes.sort_unstable_by(|a, b| a.compare_names(b));
+        let (treap, _) = dir::build(nodes.into_iter(), &mut Vec::new());
+        Some(treap)
+    }
+
+    /// Makes the node of a record whose slots have been checked.
+    pub(super) fn load_node(&self, record: u32, since: u64) -> Link {
+        let mut slot = self.chains.get(record as usize)?.first;
+        let mut bytes = [0; SLOT_LEN];
+        let mut content = Vec::new();
+        while slot != NONE {
+            self.memory.read(slot_at(slot), &mut bytes);
+            let len = usize::from(quarter(&bytes, 26)).min(CONTENT_LEN);
+            let part = &bytes[CONTENT_AT..CONTENT_AT + len];
+            slot = self.next[slot as usize];
+            if slot == NONE && content.is_empty() {
+                return node(record, part, since);
+            }
+            content.extend_from_slice(part);
+        }
+        node(record, &content, since)
+    }
+}
+
+/// A node from the content of its record.
+#[inline]
+fn node(record: u32, content: &[u8], since: u64) -> Link {
+    let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
+    let parts = NodeParts {
+        body,
+        name_len: quarter(head, 20),
+        permissions: quarter(head, 22),
+        sum: word(head, 0),
+        generation: word(head, 8),
+        // The list of children is not kept: it counts as changed by the last commit.
+        children_generation: since,
+        record,
+        parent: half(head, 16),
+        priority: half(head, 24),
+    };
+    Some(Rc::new(Node::from_parts(&parts)?))
+}

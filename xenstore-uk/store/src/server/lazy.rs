@@ -1,0 +1,138 @@
+//! Making the nodes of a reloaded store when they are needed: the first answers after a crash do
+//! not wait for all the others.
+
+use alloc::vec::Vec;
+
+use fabric::SharedMemory;
+use wire::{HEADER_LEN, Header, Operation, text};
+
+use crate::dir::Children;
+use crate::node::Node;
+use crate::path::{self, Special};
+use crate::persist::Unloaded;
+use crate::server::Server;
+use crate::state::State;
+use crate::transaction::Transaction;
+
+/// Directories made in one step of background work: some ten to hundred microseconds.
+const STEP_DIRECTORIES: usize = 8;
+
+/// What remains to be made.
+#[derive(Debug)]
+pub(super) struct Loading {
+    unloaded: Unloaded,
+    /// Directories to look at in the background.
+    queue: Vec<Vec<u8>>,
+}
+
+impl Loading {
+    /// Begins with the root.
+    pub fn new(unloaded: Unloaded) -> Option<Self> {
+        (unloaded.left > 0).then(|| Self { unloaded, queue: Vec::from([b"/".to_vec()]) })
+    }
+}
+
+impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
+    /// Makes all nodes that a reload left for later. Nothing changes that can be seen.
+    pub fn finish_loading(&mut self) {
+        while self.loading.is_some() {
+            self.load_step();
+        }
+    }
+
+    /// Makes what the request in `request` will look at.
+    pub(super) fn load_for(&mut self, client: u16, header: &Header, len: usize) {
+        use Operation as O;
+        if self.loading.is_none() {
+            return;
+        }
+        match header.operation {
+            O::Read
+            | O::Directory
+            | O::DirectoryPart
+            | O::GetPermissions
+            | O::Write
+            | O::MakeDirectory
+            | O::SetPermissions
+                if header.transaction == 0 =>
+            {
+                let domid = self.state.client(client).map_or(0, |client| client.domid);
+                let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else { return };
+                let mut buffer = path::Buffer::new();
+                let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
+                if let Ok(name) = name.map(|name| name.path.to_vec()) {
+                    self.load_path(&name);
+                }
+            }
+            O::Watch
+            | O::Unwatch
+            | O::ResetWatches
+            | O::GetDomainPath
+            | O::IsDomainIntroduced
+            | O::GetFeature
+            | O::SetFeature
+            | O::GetQuota
+            | O::SetQuota
+            | O::Resume
+            | O::SetTarget => {}
+            _ => self.finish_loading(),
+        }
+    }
+
+    /// Makes the nodes on the way to a path, and the children of the last one.
+    fn load_path(&mut self, path: &[u8]) {
+        self.mutating.set(true);
+        while let Some(loading) = &mut self.loading {
+            let found = self.state.tree.seek(path);
+            let (record, len) = (found.node.record, found.path.len());
+            let Some(children) = self.slots.load_children(&mut loading.unloaded, record) else {
+                break;
+            };
+            self.state.tree.attach(&path[..len], children);
+            self.end_loading();
+        }
+        self.mutating.set(false);
+    }
+
+    /// Makes the nodes of some directories.
+    pub(super) fn load_step(&mut self) {
+        for _ in 0..STEP_DIRECTORIES {
+            let Some(loading) = &mut self.loading else { return };
+            let Some(path) = loading.queue.pop() else {
+                // Every directory that the root reaches has been looked at.
+                self.loading = None;
+                self.state.renew_lost();
+                return;
+            };
+            self.load_path(&path);
+            let Some(loading) = &mut self.loading else { return };
+            let Some(found) = self.state.tree.get(&path) else { continue };
+            let has_children =
+                |child: &Node| child.children.is_some() || loading.unloaded.has(child.record);
+            for child in Children::new(&found.node.children).filter(|child| has_children(child)) {
+                let mut below = path.clone();
+                path::push(&mut below, child.name());
+                loading.queue.push(below);
+            }
+        }
+    }
+
+    fn end_loading(&mut self) {
+        if self.loading.as_ref().is_some_and(|loading| loading.unloaded.left == 0) {
+            self.loading = None;
+            self.state.renew_lost();
+        }
+    }
+}
+
+impl State {
+    /// Transactions that lost their snapshot see the tree as it is once it is whole.
+    fn renew_lost(&mut self) {
+        let (tree, generation) = (self.tree.clone(), self.committed + 1);
+        for client in self.clients.iter_mut().flatten() {
+            for open in client.transactions.iter_mut().filter(|open| open.lost) {
+                **open = Transaction::new(open.id, &tree, generation, true);
+            }
+        }
+    }
+}
