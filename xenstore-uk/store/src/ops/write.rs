@@ -236,8 +236,9 @@ impl State {
         if let Some(open) = open.as_deref_mut() {
             open.depend(path);
         }
-        let inside = open.as_ref().map_or(0, |open| open.counted(owner)).max(0) as u64;
-        let nodes = u64::from(self.domain_entry(owner).used(Quota::Nodes)) + inside;
+        let inside = open.as_ref().map_or(0, |open| open.counted(owner));
+        let nodes = i64::from(self.domain_entry(owner).used(Quota::Nodes)) + inside;
+        let nodes = nodes.max(0) as u64;
         let size = (permissions.len() * ENTRY_LEN + value.len()) as u64;
         self.check_quota(call.domid, Quota::NodeSize, size, fx)?;
         if !call.privileged {
