@@ -7,7 +7,7 @@
 //! unit has been handed `after` pieces of work, then a seeded number of nanoseconds after the
 //! next piece of work, so that the unit is caught in the middle of it.
 
-use abi::{Access, Control, DomId, DomainState, Frame, Registers, XenError};
+use abi::{Access, Control, DomId, DomainInfo, DomainState, Frame, Registers, XenError};
 use fabric::SharedMemory;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
@@ -247,8 +247,8 @@ impl Injector {
         self.aim = Aim::Armed { from_ns };
     }
 
-    /// Injects the next fault, unless the unit sleeps: an event that wakes it would replace the
-    /// changed registers. Then the next piece of work is waited for.
+    /// Injects the next fault, unless the unit sleeps or is about to wake: the event that wakes it
+    /// would replace the changed registers. Then the next piece of work is waited for.
     fn fire<C: Control>(
         &mut self,
         xen: &C,
@@ -256,7 +256,7 @@ impl Injector {
     ) -> Result<Option<Injected>, XenError> {
         let kind = self.plan.kinds[self.injected as usize % self.plan.kinds.len()];
         let info = xen.domain_info(self.plan.unit)?.ok_or(XenError::NotFound)?;
-        if kind != Kind::FlipPage && (info.blocked || info.state != DomainState::Alive) {
+        if kind != Kind::FlipPage && !runs_its_own_code(xen, &info)? {
             self.aim = Aim::Armed { from_ns: xen.now_ns() };
             return Ok(None);
         }
@@ -310,6 +310,20 @@ impl Injector {
         self.random ^= self.random >> 27;
         (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
     }
+}
+
+/// Whether the unit is in the middle of its own code. While it waits, and until the event that ends
+/// the wait is delivered, its upcalls are not masked (`vcpu_info`, xen.h).
+fn runs_its_own_code<C: Control>(xen: &C, info: &DomainInfo) -> Result<bool, XenError> {
+    /// Offset of `evtchn_upcall_mask` of the first vCPU in the shared information page.
+    const UPCALL_MASK: usize = 1;
+    if info.blocked || info.state != DomainState::Alive {
+        return Ok(false);
+    }
+    let page = xen.map_foreign(info.id, &[info.shared_info], Access::ReadOnly)?;
+    let mut mask = [0];
+    page.read(UPCALL_MASK, &mut mask);
+    Ok(mask[0] != 0)
 }
 
 /// The registers after a fault of this kind; `wild` is an address where nothing is.

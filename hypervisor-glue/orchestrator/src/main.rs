@@ -54,6 +54,8 @@ fn main(boot: Boot) -> ! {
     }
 }
 
+/// Kept apart from `main`: what is only needed at the start leaves the stack with it.
+#[inline(never)]
 fn start<'a>(
     boot: &Boot,
     xen: &'a Hypervisor,

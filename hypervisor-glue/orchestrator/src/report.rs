@@ -10,8 +10,9 @@ use fabric::epitaph::Reason;
 
 use crate::injector::Injected;
 
-/// Notes kept until they are printed; the console flood of a bad minute fits, more is counted.
-const MAX_NOTES: usize = 128;
+/// Notes kept until they are printed: what a climb of the whole ladder makes, twice. They live on
+/// the stack, which is bounded; more are counted as lost.
+const MAX_NOTES: usize = 40;
 /// Bytes of one printed line: the longest line of a log, with its writer's name.
 const LINE_BYTES: usize = 512;
 

@@ -115,6 +115,7 @@ pub enum Origin {
 ///
 /// # Errors
 /// A unit's image is missing, damaged or unusable.
+#[inline(never)]
 pub fn units<C: Control, F: SharedMemory + Copy>(
     xen: &C,
     regions: &Regions<F>,
