@@ -165,12 +165,12 @@ where
         }
         if targets.ports.contains(NIC) {
             self.frames.keep(key);
-            if let Some(frame) = self.changed(key, targets.trunk) {
-                self.for_nic.push_back(frame);
-                self.feed_nic();
-            }
+            let frame = self.changed(key, targets.trunk);
+            self.for_nic.extend(frame);
         }
+        // This use ends first: who is the frame's only user may prepare it in place.
         self.release(key);
+        self.feed_nic();
     }
 
     /// The frame with its tag changed; takes over the caller's use of `key`.

@@ -29,6 +29,8 @@ mod ingress;
 mod nic;
 mod plane;
 mod soft;
+#[cfg(test)]
+mod tests;
 
 pub use frames::FrameKey;
 pub use plane::{Counters, Job, Notify, Plane, Queue, VifError, VifSetup, Wiring};

@@ -3,9 +3,9 @@
 use abi::GrantRef;
 use drivers::e1000e::E1000e;
 use drivers::fake::bus_map;
-use drivers::trusted::{Format, Layout, LocalMachine, Rings, Stop};
+use drivers::trusted::{Format, Layout, LocalMachine, PAGE, Rings, Stop};
 use drivers::virtio::Virtio;
-use drivers::{Command, Config, Event};
+use drivers::{Command, Config, Descriptor, Event, Machine as _, RingId, Segment};
 use fabric::HeapMemory;
 use forward::{Notify, Plane, VifSetup, Wiring};
 use netback::{Copy, Direction, vif};
@@ -221,8 +221,32 @@ impl Life {
             self.machine.rings.lend(&commands);
             self.driver.run(&mut self.machine, &commands, &mut Vec::new());
         }
+        if random.one_in(2) {
+            self.run_wild(random);
+        }
         self.plane.shadow().failed(now_ns, Cause::Crashed);
         self.bring_back(now_ns);
+    }
+
+    /// The driver proposes what comes into its mind, and the device is quick. Not within the send
+    /// zone: garbage on the wire is in a driver's power.
+    fn run_wild(&mut self, random: &mut Random) {
+        for _ in 0..random.below(12) {
+            let ring = if random.one_in(2) { RingId::Rx } else { RingId::Tx };
+            let page = match ring {
+                RingId::Tx => random.below(u64::from(LAYOUT.tx())),
+                RingId::Rx => random.below(u64::from(LAYOUT.pages()) + 3),
+            };
+            let offset = page as u32 * PAGE + random.below(3) as u32 * 60;
+            let segment = Segment { offset, length: 1 + random.below(4200) as u32 };
+            let index = random.below(256) as u16;
+            let bits = if random.one_in(2) { 0 } else { 0x0b };
+            self.machine.place(ring, index, Descriptor::Bytes { segment, bits });
+            self.machine.publish(ring, (index + random.below(2) as u16) % 256);
+            self.machine.refused = None;
+            self.machine.doorbell(ring);
+            self.machine.registers.nic.step(1);
+        }
     }
 
     fn bring_back(&mut self, now_ns: u64) {

@@ -208,7 +208,13 @@ impl World {
             0..=3 => self.guest_sends(),
             4 => self.outside_sends(),
             5 | 6 => self.nic.step(1 + self.random.below(12) as usize),
-            7 => self.guests_collect(),
+            7 => {
+                // Frontends look without an event, too: while they poll, or for the other ring.
+                let count = self.guests.len() as u64;
+                let which = self.random.below(count) as usize;
+                self.guests[which].is_notified = true;
+                self.guests_collect();
+            }
             8 if self.random.one_in(3) => self.crash_driver(),
             9 if self.random.one_in(6) => self.break_device(),
             10 if self.random.one_in(2) => {

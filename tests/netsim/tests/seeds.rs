@@ -1,5 +1,7 @@
 //! Seeds that are run each time, and `NETSIM_SEEDS=FROM..TO` for longer runs.
 
+use std::collections::BTreeSet;
+
 use netsim::run;
 
 /// Enough that each broken variant is caught among them.
@@ -15,7 +17,8 @@ fn seeds() {
     for seed in range.unwrap_or(ALWAYS) {
         let report = run(seed);
         if let Some(first) = report.violations.first() {
-            panic!("seed {seed}: {:?}: {}", first.oracle, first.what);
+            let oracles: BTreeSet<_> = report.violations.iter().map(|one| one.oracle).collect();
+            panic!("seed {seed}: {oracles:?}: {}", first.what);
         }
         frames += report.frames;
         restarts += report.restarts;

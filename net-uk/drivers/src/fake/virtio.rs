@@ -155,7 +155,8 @@ impl State {
         for (bus, length) in parts {
             common.read_into(bus, length, &mut bytes);
         }
-        let header: Vec<u8> = bytes.drain(..bytes.len().min(HEADER as usize)).collect();
+        let mut header: Vec<u8> = bytes.drain(..bytes.len().min(HEADER as usize)).collect();
+        header.resize(HEADER as usize, 0);
         let word = |at: usize| u16::from_le_bytes([header[at], header[at + 1]]);
         let offload = (header[0] & flag::NEEDS_CSUM != 0).then(|| TxOffload {
             network: 14,
