@@ -12,6 +12,9 @@
 //!
 //! Everything in the page may be hostile: indices are checked, bytes are copied out once. A guest
 //! that prints without end loses what is beyond its allowance, and nobody else notices.
+//!
+//! `out_cons` moves only over lines that were handed out: the bytes of an unfinished line stay in
+//! the ring, where our next life finds them.
 
 use alloc::vec::Vec;
 
@@ -27,6 +30,8 @@ const OUT_PROD: usize = 3084;
 
 /// Longest line; a longer one is continued on the next.
 pub const MAX_LINE: usize = 400;
+/// Bytes of an unfinished line that stay in the ring: half of it remains for what follows.
+const HELD_MAX: u32 = OUTPUT_LEN / 2;
 /// Bytes that a guest may print at once: the messages of a booting kernel.
 const BURST: u64 = 64 << 10;
 /// Bytes per second that it may print for ever: about what a serial line carries.
@@ -39,6 +44,8 @@ pub struct Pumped {
     pub taken: u32,
     /// Bytes dropped because the guest printed too much.
     pub dropped: u32,
+    /// The guest may wait for the room that there is now.
+    pub has_room: bool,
     /// The guest's index is impossible; its output so far is skipped.
     pub is_wild: bool,
 }
@@ -48,6 +55,10 @@ pub struct Pumped {
 pub struct Console<M> {
     page: M,
     line: Vec<u8>,
+    /// Position behind the last byte that was read.
+    read: u32,
+    /// Position behind the last byte of a line that was handed out.
+    handed: u32,
     allowance: u64,
     refilled_ns: u64,
     /// Bytes dropped since the last line that said so.
@@ -57,51 +68,69 @@ pub struct Console<M> {
 impl<M: SharedMemory> Console<M> {
     /// The console in this page.
     pub fn new(page: M, now_ns: u64) -> Self {
-        Self { page, line: Vec::new(), allowance: BURST, refilled_ns: now_ns, dropped: 0 }
+        let read = page.load_u32(OUT_CONS);
+        Self {
+            page,
+            line: Vec::new(),
+            read,
+            handed: read,
+            allowance: BURST,
+            refilled_ns: now_ns,
+            dropped: 0,
+        }
     }
 
     /// Takes what the guest printed and hands out whole lines, without their ends. Notify the guest
-    /// afterwards if anything was taken: it may wait for room.
+    /// afterwards if there is new room.
     pub fn pump(&mut self, now_ns: u64, mut line: impl FnMut(&[u8])) -> Pumped {
         self.refill(now_ns);
         let produced = self.page.load_u32(OUT_PROD);
-        let consumed = self.page.load_u32(OUT_CONS);
-        let waiting = produced.wrapping_sub(consumed);
-        if waiting > OUTPUT_LEN {
+        let waiting = produced.wrapping_sub(self.read);
+        let before = self.handed;
+        if produced.wrapping_sub(self.handed) > OUTPUT_LEN || waiting > OUTPUT_LEN {
+            self.line.clear();
+            (self.read, self.handed) = (produced, produced);
             self.page.store_u32(OUT_CONS, produced);
-            return Pumped { is_wild: true, ..Pumped::default() };
+            return Pumped { has_room: true, is_wild: true, ..Pumped::default() };
         }
         let mut bytes = [0; OUTPUT_LEN as usize];
         let bytes = &mut bytes[..waiting as usize];
-        let at = (consumed % OUTPUT_LEN) as usize;
+        let at = (self.read % OUTPUT_LEN) as usize;
         let (first, second) = bytes.split_at_mut((OUTPUT_LEN as usize - at).min(waiting as usize));
         self.page.read(OUTPUT + at, first);
         self.page.read(OUTPUT, second);
-        self.page.store_u32(OUT_CONS, produced);
 
-        let kept = u64::from(waiting).min(self.allowance);
-        self.allowance -= kept;
-        let dropped = waiting - kept as u32;
+        let kept = u64::from(waiting).min(self.allowance) as u32;
+        self.allowance -= u64::from(kept);
         if self.dropped > 0 && kept > 0 {
             let note = alloc::format!("[{} bytes dropped: too much output]", self.dropped);
             line(note.as_bytes());
             self.dropped = 0;
         }
-        self.dropped += u64::from(dropped);
         for byte in &bytes[..kept as usize] {
             self.take(*byte, &mut line);
         }
-        Pumped { taken: waiting, dropped, is_wild: false }
+        let dropped = waiting - kept;
+        if dropped > 0 {
+            self.dropped += u64::from(dropped);
+            (self.read, self.handed) = (produced, produced);
+        }
+        self.page.store_u32(OUT_CONS, self.handed);
+        Pumped { taken: waiting, dropped, has_room: self.handed != before, is_wild: false }
     }
 
     fn take(&mut self, byte: u8, line: &mut impl FnMut(&[u8])) {
-        let ends = byte == b'\n' || self.line.len() == MAX_LINE;
-        if ends {
+        let held = self.read.wrapping_sub(self.handed);
+        if byte == b'\n' || self.line.len() == MAX_LINE || held == HELD_MAX {
             line(&self.line);
             self.line.clear();
+            self.handed = self.read;
         }
-        if byte != b'\n' && byte != b'\r' {
-            self.line.push(byte);
+        self.read = self.read.wrapping_add(1);
+        match byte {
+            b'\n' => self.handed = self.read,
+            b'\r' => {}
+            _ => self.line.push(byte),
         }
     }
 
@@ -111,6 +140,8 @@ impl<M: SharedMemory> Console<M> {
             line(&self.line);
             self.line.clear();
         }
+        self.handed = self.read;
+        self.page.store_u32(OUT_CONS, self.handed);
     }
 
     fn refill(&mut self, now_ns: u64) {
@@ -186,11 +217,36 @@ mod tests {
     }
 
     #[test]
-    fn indices_wrap_and_wild_ones_cost_only_their_guest() {
+    fn a_next_life_finds_the_unfinished_line() {
         let (guest, mut console) = console();
+        guest.print(b"whole\nhalf");
+        let (pumped, lines) = pump(&mut console, 0);
+        assert_eq!((pumped.taken, pumped.has_room, lines), (10, true, vec!["whole".to_owned()]));
+        assert!(!pump(&mut console, 0).0.has_room);
+        let mut next = Console::new(guest.page.clone(), 0);
+        guest.print(b" a line\n");
+        assert_eq!(pump(&mut next, 0).1, ["half a line"]);
+        assert_eq!(guest.page.load_u32(OUT_CONS), guest.page.load_u32(OUT_PROD));
+    }
+
+    #[test]
+    fn an_endless_line_leaves_room_in_the_ring() {
+        let (guest, mut console) = console();
+        for _ in 0..100 {
+            guest.print(&[b'\r'; 700]);
+            pump(&mut console, 0);
+            let held = guest.page.load_u32(OUT_PROD) - guest.page.load_u32(OUT_CONS);
+            assert!(held <= HELD_MAX, "{held} bytes are held");
+        }
+    }
+
+    #[test]
+    fn indices_wrap_and_wild_ones_cost_only_their_guest() {
+        let (guest, _) = console();
         for index in [OUT_PROD, OUT_CONS] {
             guest.page.store_u32(index, u32::MAX - 2);
         }
+        let mut console = Console::new(guest.page.clone(), 0);
         guest.print(b"around\n");
         assert_eq!(pump(&mut console, 0).1, ["around"]);
         guest.page.store_u32(OUT_PROD, 1 << 20);

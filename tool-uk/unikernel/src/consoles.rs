@@ -76,7 +76,7 @@ impl<X: Xen, M: SharedMemory> Consoles<X, M> {
     fn pump(&mut self, slot: u16, now_ns: u64) -> bool {
         let Some(served) = self.served.get_mut(&slot) else { return false };
         let (domid, out) = (served.domid, &mut self.out);
-        served.console.pump(now_ns, |line| print(out, now_ns, domid, line)).taken > 0
+        served.console.pump(now_ns, |line| print(out, now_ns, domid, line)).has_room
     }
 }
 
