@@ -32,7 +32,8 @@ impl Trace {
             Ok(message) => self.note(
                 now,
                 format_args!(
-                    "{}>{to} {:?} term {} at {}/{} commit {:#x} number {} flags {} records {}{refused}",
+                    "{}>{to} {:?} term {} at {}/{} commit {:#x} number {} flags {} records \
+                     {}{refused}",
                     message.from.replica(),
                     message.kind,
                     message.term,

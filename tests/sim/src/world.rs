@@ -21,8 +21,8 @@ pub const REPLICAS: u8 = 3;
 /// Bytes of each replica's storage: as little as allowed, so that logs are cut often.
 const STORAGE: usize = MIN_STORAGE;
 
-/// Longest time from the healing to the end, in nanoseconds. Many times what the longest interval of
-/// repetition, a restart and a membership change need together.
+/// Longest time from the healing to the end, in nanoseconds. Many times what the longest interval
+/// of repetition, a restart and a membership change need together.
 const HEALED_NS: u64 = 20_000_000_000;
 
 /// Most steps of one run: many times what the longest one takes.

@@ -235,7 +235,8 @@ fn act() -> impl Strategy<Value = Act> {
 fn step() -> impl Strategy<Value = Step> {
     let domid = || prop::sample::select(vec![TOOL, TOOL, 16, 17]);
     prop_oneof![
-        20 => (domid(), any::<bool>(), act()).prop_map(|(d, inside, act)| Step::Act(d, inside, act)),
+        20 => (domid(), any::<bool>(), act())
+            .prop_map(|(d, inside, act)| Step::Act(d, inside, act)),
         3 => domid().prop_map(Step::Begin),
         3 => (domid(), prop::bool::weighted(0.8)).prop_map(|(d, commit)| Step::End(d, commit)),
         1 => Just(Step::Restart),
@@ -358,7 +359,11 @@ impl Run {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 200,
+        failure_persistence: None,
+        ..Default::default()
+    })]
     #[test]
     fn like_the_model(steps in prop::collection::vec(step(), 1..80)) {
         let mut host = Host::with_slots(
