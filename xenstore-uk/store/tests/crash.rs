@@ -112,6 +112,8 @@ impl Run {
             self.host.kick_all();
             self.host.run(8);
             if self.host.budget.is_exhausted() {
+                // The guests see what was published before the server died.
+                self.host.guests.values_mut().for_each(|guest| guest.pull(pull));
                 self.crash(second.take());
                 quiet = 0;
             }
