@@ -370,7 +370,7 @@ impl World {
             new
         });
         for bytes in new {
-            if bytes[6..12] == mac(HOSTILE).0 {
+            if bytes.get(6..12) == Some(&mac(HOSTILE).0[..]) {
                 continue;
             }
             let is_right = frame::checksum::is_right(&bytes);

@@ -16,20 +16,22 @@ fn root() -> PathBuf {
     manifest.ancestors().nth(2).expect("the package lies two folders deep").to_path_buf()
 }
 
-fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap().map(Result::unwrap) {
+fn copy(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
         let name = entry.file_name();
         if ["target", ".git"].iter().any(|skipped| name == *skipped) {
             continue;
         }
         let (from, to) = (entry.path(), to.join(&name));
-        if entry.file_type().unwrap().is_dir() {
-            copy(&from, &to);
+        if entry.file_type()?.is_dir() {
+            copy(&from, &to)?;
         } else {
-            fs::copy(&from, &to).unwrap();
+            fs::copy(&from, &to)?;
         }
     }
+    Ok(())
 }
 
 fn patch(work: &Path, file: &Path, option: &str) {
@@ -56,14 +58,15 @@ fn simulate(work: &Path, target: &Path) -> Option<String> {
     let mut command = Command::new(env!("CARGO"));
     command.args(["test", "--release", "--offline", "-q", "-p", "netsim", "--test", "seeds"]);
     command.env("CARGO_TARGET_DIR", target).env("NETSIM_SEEDS", SEEDS);
-    let output = command.current_dir(work).output().unwrap();
+    let output = command.current_dir(work).output().expect("cargo runs");
     let text = text(&output);
     assert!(!text.contains("could not compile"), "{text}");
     if output.status.success() {
         return None;
     }
-    let line = text.lines().find(|line| line.starts_with("seed ") || line.contains("overflow"));
-    Some(line.unwrap_or("it panicked").to_string())
+    let is_telling = |line: &&str| line.starts_with("seed ") || line.contains("panicked at");
+    let lines: Vec<&str> = text.lines().filter(is_telling).collect();
+    Some(lines.last().unwrap_or(&"it failed without a word").to_string())
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn each_is_caught() {
     let base = root().join("target/broken");
     let (work, target) = (base.join("work"), base.join("target"));
     let _absent_at_first = fs::remove_dir_all(&work);
-    copy(&root(), &work);
+    copy(&root(), &work).unwrap();
     let mut patches: Vec<PathBuf> = fs::read_dir(root().join("tests/netsim/broken"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
