@@ -174,7 +174,11 @@ mod tests {
     proptest! {
         /// Whatever the other half holds: no panic, no endless loop, and the channel works on.
         #[test]
-        fn garbage_is_skipped(written: u64, read: u64, bytes in prop::collection::vec(any::<u8>(), 64)) {
+        fn garbage_is_skipped(
+            written: u64,
+            read: u64,
+            bytes in prop::collection::vec(any::<u8>(), 64),
+        ) {
             let (one, (mut ours, mut theirs)) = pair(MIN_HALF);
             one.store_u64(WRITTEN, written & !7);
             one.store_u64(READ, read);
