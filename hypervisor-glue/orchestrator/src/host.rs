@@ -47,6 +47,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub operations_due: bool,
     /// The machine is to end, or to start again.
     pub power: Option<api::Power>,
+    /// Nothing is printed before this time: somebody else needs the CPU more.
+    pub quiet_until_ns: u64,
     /// Our timer's present setting.
     pub timer_at_ns: Option<u64>,
 }
@@ -75,6 +77,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             keyboard: false,
             operations_due: false,
             power: None,
+            quiet_until_ns: 0,
             timer_at_ns: None,
         }
     }
@@ -209,6 +212,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
         if let Some(mut incident) = unit.incident.take() {
             incident.repaired_ns = now_ns;
+            self.quiet_until_ns = 0;
             let note = Note::Recovered { unit: unit.config.name, life: unit.life, incident };
             self.notes.add(now_ns, note);
         }

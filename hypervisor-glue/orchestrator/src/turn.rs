@@ -17,6 +17,9 @@ use crate::voices::Voices;
 /// Keys read at once: more than a person types between two turns.
 const KEYS: usize = 16;
 
+/// Nothing is printed for so long after a fault was injected: longer than a hang takes to be seen.
+const QUIET_AFTER_FAULT_NS: u64 = 2_000_000;
+
 /// What comes after a turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
@@ -63,7 +66,10 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         if again {
             return Next::Again;
         }
-        // Printing is slow, so it comes last, a line at a time.
+        // Printing is slow, so it comes last, a line at a time, and not while a unit comes back.
+        if self.host.xen.now_ns() < self.host.quiet_until_ns {
+            return Next::Sleep;
+        }
         if !self.host.notes.is_empty() {
             self.host.notes.print_one(self.host.xen);
             return Next::Again;
@@ -86,6 +92,8 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         match injector.poll(xen, work, self.jobs.frames(index)) {
             Ok(None) => {}
             Ok(Some(fault)) => {
+                // The fault takes effect when the unit gets the CPU: at once.
+                self.host.quiet_until_ns = fault.at_ns + QUIET_AFTER_FAULT_NS;
                 self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
             }
             Err(error) => {
@@ -125,7 +133,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
 
     fn arm_timer(&mut self) {
         let due = self.injector.as_ref().and_then(Injector::due_ns);
-        self.host.arm_timer(due);
+        let now_ns = self.host.xen.now_ns();
+        let loud = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
+        self.host.arm_timer(due.into_iter().chain(loud).min());
     }
 
     fn read_keys(&mut self) {

@@ -16,6 +16,10 @@ use crate::jobs::{Failed, Frames};
 use crate::report::Note;
 use crate::slots::{MAX_PORTS, Route};
 
+/// While a unit comes back nothing is printed for so long: a line costs as much as a microreset.
+/// A rebuild takes less; what takes longer is worth hearing about.
+const QUIET_NS: u64 = 20_000_000;
+
 /// What the command line changes of the system description's policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -212,7 +216,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// Keeps what can still be read of a unit that failed.
     fn bury(&mut self, index: usize, reason: Reason, rung: Rung) {
         let unit = &mut self.units[index];
-        unit.open_incident(reason, self.xen.now_ns());
+        let now_ns = self.xen.now_ns();
+        unit.open_incident(reason, now_ns);
+        self.quiet_until_ns = now_ns + QUIET_NS;
         let info: Option<DomainInfo> = self.xen.domain_info(unit.domid).ok().flatten();
         self.epitaphs.keep(evidence::of(self.xen, unit, info.as_ref(), reason, rung));
     }

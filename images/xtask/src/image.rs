@@ -163,7 +163,11 @@ fn prepare(steps: &Steps, machine: &Machine) -> Result<()> {
 /// What `run` boots, with these options.
 fn machine(options: &Options) -> Machine {
     let mut machine = Machine::host("image", Clock::Real);
-    machine.orchestrator_args.clone_from(&options.append);
+    if !options.check {
+        // What QEMU needs is not for real hardware.
+        machine.orchestrator_args.clear();
+    }
+    machine.orchestrator_args.extend(options.append.iter().cloned());
     machine.xen_args.clone_from(&options.xen_append);
     if let Some(kernel) = &options.initial_domain {
         machine.orchestrator = Some(kernel.clone());
