@@ -291,17 +291,19 @@ pub(crate) fn map_fabric(
     access: &dyn Fn(usize) -> Access,
 ) -> Result<(), XenError> {
     assert!(count <= window::FABRIC_SLOTS, "{count} fabric pages do not fit the window");
+    let Some(mut page) = window::first_empty(0, count) else { return Ok(()) };
     let mut batch = [unmapped(); BATCH];
-    let mut page = 0;
     while page < count {
         let mut some = 0;
-        while page < count && some < BATCH {
-            if !window::is_mapped(page) {
-                let reference = GrantRef(first.0 + page as u32);
-                batch[some] = wanted(page, DomId::ORCHESTRATOR, reference, access(page));
-                some += 1;
-            }
-            page += 1;
+        while some < BATCH {
+            let Some(empty) = window::first_empty(page, count) else {
+                page = count;
+                break;
+            };
+            let reference = GrantRef(first.0 + empty as u32);
+            batch[some] = wanted(empty, DomId::ORCHESTRATOR, reference, access(empty));
+            some += 1;
+            page = empty + 1;
         }
         if some > 0 {
             // SAFETY: The batch is ours; the slots are empty, in the part kept for the fabric.
