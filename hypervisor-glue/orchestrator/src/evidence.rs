@@ -14,7 +14,7 @@ pub const KEPT: usize = 16;
 /// The epitaphs of this host.
 pub type Kept = Epitaphs<KEPT>;
 
-/// The epitaph of a unit that failed. `info` is what Xen knows of its domain, if there is one.
+/// The epitaph of a unit that failed, without its last lines. `info` is what Xen knows of its domain, if there is one.
 pub fn of<C: Control, F: SharedMemory + Copy>(
     xen: &C,
     unit: &Unit<F>,
@@ -38,9 +38,14 @@ pub fn of<C: Control, F: SharedMemory + Copy>(
         // A domain that cannot be read any more leaves an epitaph without registers.
         epitaph.registers = xen.registers(unit.domid).ok().map(|registers| convert(&registers));
     }
+    epitaph
+}
+
+/// Adds the unit's last lines, as far as its next life has left them. That can wait until the unit
+/// runs again: its log is in the fabric.
+pub fn add_lines<F: SharedMemory + Copy>(epitaph: &mut Epitaph, unit: &Unit<F>) {
     let log: LogReader<Part<F>> = LogReader::new(unit.log);
     epitaph.line_count = log.latest(&mut epitaph.lines);
-    epitaph
 }
 
 fn convert(registers: &Registers) -> epitaph::Registers {

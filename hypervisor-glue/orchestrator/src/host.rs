@@ -5,6 +5,7 @@
 use abi::{Control, DomId, Port, Virq, XenError};
 use fabric::SharedMemory;
 use fabric::domains::DomainState;
+use fabric::epitaph::Epitaph;
 use fabric::kick::Kick;
 use recovery::{Event, Supervisor};
 use service::ids;
@@ -41,6 +42,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub tool: usize,
     /// What is known of each failure.
     pub epitaphs: &'a mut Kept,
+    /// The latest epitaph, while its last lines are not added, and its unit.
+    pub unfinished: Option<(usize, Epitaph)>,
     /// The operator typed something.
     pub keyboard: bool,
     /// tool-uk has sent a request.
@@ -74,6 +77,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             store: role(system::Role::XenStore),
             tool: role(system::Role::Tool),
             epitaphs,
+            unfinished: None,
             keyboard: false,
             operations_due: false,
             power: None,

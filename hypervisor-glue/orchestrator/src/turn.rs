@@ -70,6 +70,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         if self.host.xen.now_ns() < self.host.quiet_until_ns {
             return Next::Sleep;
         }
+        self.host.finish_epitaph();
         if !self.host.notes.is_empty() {
             self.host.notes.print_one(self.host.xen);
             return Next::Again;

@@ -220,7 +220,19 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         unit.open_incident(reason, now_ns);
         self.quiet_until_ns = now_ns + QUIET_NS;
         let info: Option<DomainInfo> = self.xen.domain_info(unit.domid).ok().flatten();
-        self.epitaphs.keep(evidence::of(self.xen, unit, info.as_ref(), reason, rung));
+        let epitaph = evidence::of(self.xen, unit, info.as_ref(), reason, rung);
+        // One that still waits for its lines goes without them.
+        if let Some((_, former)) = self.unfinished.replace((index, epitaph)) {
+            self.epitaphs.keep(former);
+        }
+    }
+
+    /// Completes the epitaph that a recovery left unfinished.
+    pub fn finish_epitaph(&mut self) {
+        if let Some((index, mut epitaph)) = self.unfinished.take() {
+            evidence::add_lines(&mut epitaph, &self.units[index]);
+            self.epitaphs.keep(epitaph);
+        }
     }
 
     /// Rung 1, at once.

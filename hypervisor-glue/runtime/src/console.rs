@@ -56,6 +56,11 @@ pub(crate) fn open() {
     }
 }
 
+/// Whether nobody reads what is written to [`Console`]: then nothing need be put into words.
+pub(crate) fn is_silent() -> bool {
+    matches!(SINK.get(), Sink::Nowhere)
+}
+
 /// Whether this is a bare machine, without Xen below.
 pub(crate) fn is_bare() -> bool {
     SINK.get() == Sink::Serial

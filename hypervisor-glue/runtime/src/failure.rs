@@ -93,7 +93,9 @@ pub(crate) fn fail(reason: fmt::Arguments<'_>) -> ! {
     let mut text = FailureText::new();
     let _ = text.write_fmt(reason);
     TEXT.set(text);
-    let _ = writeln!(Console, "\n{}", text.as_str());
+    if !console::is_silent() {
+        let _ = writeln!(Console, "\n{}", text.as_str());
+    }
     if let Some((memory, write)) = LAST_WORDS.get() {
         write(&memory, text.as_str());
     }

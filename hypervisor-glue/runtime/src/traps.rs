@@ -149,6 +149,9 @@ extern "C" fn ppvmm_trap(frame: &Frame) -> ! {
 }
 
 fn dump(frame: &Frame, address: u64) {
+    if console::is_silent() {
+        return;
+    }
     let Frame { rax, rbx, rcx, rdx, rsi, rdi, rbp, rsp, .. } = frame;
     let Frame { r8, r9, r10, r11, r12, r13, r14, r15, .. } = frame;
     let Frame { rip, cs, rflags, ss, vector, error, .. } = frame;
