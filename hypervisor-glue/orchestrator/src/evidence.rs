@@ -14,7 +14,8 @@ pub const KEPT: usize = 16;
 /// The epitaphs of this host.
 pub type Kept = Epitaphs<KEPT>;
 
-/// The epitaph of a unit that failed, without its last lines. `info` is what Xen knows of its domain, if there is one.
+/// The epitaph of a unit that failed, without its last lines. `info` is what Xen knows of its
+/// domain, if there is one.
 pub fn of<C: Control, F: SharedMemory + Copy>(
     xen: &C,
     unit: &Unit<F>,

@@ -170,8 +170,8 @@ pub(crate) fn is_mapped(slot: usize) -> bool {
     unsafe { table.add(slot % PER_TABLE).read_volatile() & 1 != 0 }
 }
 
-/// The first slot from `from` on in which nothing is mapped, below `end`. Quick, as every life after
-/// a microreset looks through its whole view of the fabric.
+/// The first slot from `from` on in which nothing is mapped, below `end`. Quick, as every life
+/// after a microreset looks through its whole view of the fabric.
 pub(crate) fn first_empty(from: usize, end: usize) -> Option<usize> {
     let mut slot = from;
     while slot < end {
