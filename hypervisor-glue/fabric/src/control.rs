@@ -215,10 +215,7 @@ impl<M: SharedMemory> ControlReader<M> {
     /// All words, each read once.
     pub fn read(&self) -> Result<Control, ControlError> {
         let life = self.word(EPOCH, EPOCH_SALT, ControlError::Epoch)?;
-        let nonce = self.page.load_u64(NONCE);
-        if self.page.load_u64(NONCE_INVERTED) != !nonce {
-            return Err(ControlError::Nonce);
-        }
+        let nonce = self.nonce().ok_or(ControlError::Nonce)?;
         Ok(Control {
             epoch: life as u32,
             rung: Rung::from_code((life >> 32) as u8).ok_or(ControlError::Epoch)?,
@@ -233,6 +230,12 @@ impl<M: SharedMemory> ControlReader<M> {
     /// Work handed over so far.
     pub fn handed(&self) -> Result<u64, ControlError> {
         self.word(HANDED, HANDED_SALT, ControlError::Handed)
+    }
+
+    /// The nonce, if it is intact: for repairing a page of which another word is not.
+    pub fn nonce(&self) -> Option<u64> {
+        let nonce = self.page.load_u64(NONCE);
+        (self.page.load_u64(NONCE_INVERTED) == !nonce).then_some(nonce)
     }
 
     fn order(&self) -> Result<Option<Order>, ControlError> {

@@ -156,6 +156,14 @@ impl<M: SharedMemory> DomainsReader<M> {
         }
         Err(DomainsError::Changing)
     }
+
+    /// What a damaged entry still says, for repairing it: the domid as it stands there, which may
+    /// be the damage, and the life, if its word is intact. Panics if `slot` is not below [`SLOTS`].
+    pub fn hint(&self, slot: usize) -> (u16, Option<Epoch>) {
+        let at = entry(slot);
+        let life = checked::load(&self.page, at + 8, LIFE_SALT).map(|word| word as u32);
+        (self.page.load_u64(at) as u16, life)
+    }
 }
 
 fn entry(slot: usize) -> usize {
@@ -219,6 +227,18 @@ mod tests {
         assert_eq!(reader.generation(), Ok(before + 1));
         DomainsWriter::new(&page).set(63, None);
         assert_eq!(reader.get(63), Ok(None));
+    }
+
+    #[test]
+    fn a_damaged_entry_still_hints_at_its_domain() {
+        let (page, reader) = table();
+        DomainsWriter::new(&page).set(5, Some(GUEST));
+        let at = entry(5);
+        page.store_u64(at, page.load_u64(at) ^ 1 << 21);
+        assert_eq!(reader.get(5), Err(DomainsError::Corrupt));
+        assert_eq!(reader.hint(5), (17, Some(GUEST.life)));
+        page.store_u64(at + 8, page.load_u64(at + 8) ^ 1);
+        assert_eq!(reader.hint(5), (17, None));
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub quiet_until_ns: u64,
     /// Our timer's present setting.
     pub timer_at_ns: Option<u64>,
+    /// We have recovered ourselves this often, and no guest has had an answer since.
+    pub owes_answer: Option<u32>,
 }
 
 impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
@@ -83,6 +85,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             power: None,
             quiet_until_ns: 0,
             timer_at_ns: None,
+            owes_answer: None,
         }
     }
 }
@@ -173,6 +176,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             match id {
                 ids::TOOL_SLOT => self.hand(self.tool, ids::TOOL_SLOT),
                 id if ids::STORES.contains(&id) => {
+                    if let Some(times) = self.owes_answer.take() {
+                        self.notes.add(self.xen.now_ns(), Note::RelaysAgain { times });
+                    }
                     if let Some(slot) = self.slots.get_mut(usize::from(id)) {
                         slot.answered += 1;
                     }

@@ -12,13 +12,16 @@
 //! | [`unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
 //! | [`keyboard`], [`report`] | what the operator types and is told |
 //! | [`voices`] | what services and guests have to say |
-//! | [`injector`] | fault injection; shares no state with the rest |
+//! | [`watchdog`] | the last resort |
+//! | [`injector`], [`inject_own`] | fault injection; shares no state with the rest |
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
 pub mod evidence;
 pub mod guest_memory;
 pub mod host;
+pub mod inject_calls;
+pub mod inject_own;
 pub mod injector;
 pub mod jobs;
 pub mod keyboard;
@@ -32,3 +35,4 @@ pub mod turn;
 pub mod unit;
 pub mod voices;
 pub mod watch;
+pub mod watchdog;

@@ -7,6 +7,7 @@ use abi::{Frame, Xen};
 use fabric::view::{Party, RegionKind};
 use orchestrator::evidence::Kept;
 use orchestrator::host::{Host, UNITS};
+use orchestrator::inject_own::{Breaking, Kind, Progress};
 use orchestrator::jobs::{Frames, Jobs};
 use orchestrator::keyboard::Keyboard;
 use orchestrator::operations::Operations;
@@ -17,7 +18,8 @@ use orchestrator::start::{self, Origin, StartError};
 use orchestrator::turn::{Next, Orchestrator};
 use orchestrator::voices::Voices;
 use orchestrator::watch::Tuning;
-use runtime::{Boot, FabricMemory, Hypervisor, Life, Place};
+use orchestrator::watchdog::Watchdog;
+use runtime::{Boot, FabricMemory, Hypervisor, Life, Place, mishap};
 
 runtime::orchestrator!(main, fabric_pages = system::FABRIC_PAGES);
 
@@ -27,6 +29,8 @@ static FRAMES: Place<Frames> = Place::new([[Frame(0); builder::pv::MAX_PAGES as 
 static EPITAPHS: Place<Kept> = Place::new(Kept::new());
 /// How often we recovered ourselves since the host booted.
 static RECOVERIES: Place<u32> = Place::new(0);
+/// How far a plan of failures of our own got: it goes on after each of them.
+static OWN_FAULTS: Place<Progress> = Place::new(Progress::NONE);
 /// Exit code (before QEMU's `v << 1 | 1`) of a host that ended as it was told to.
 const EXIT_DONE: u8 = 0x10;
 /// Exit code of a host that could not start.
@@ -35,15 +39,18 @@ const EXIT_START: u8 = 0x11;
 /// The first life, and every life after a failure of our own.
 fn main(boot: Boot) -> ! {
     let xen = boot.hypervisor();
-    let mut host = match start(&boot, &xen) {
-        Ok(host) => host,
-        Err(error) => {
-            let mut line = Line::new();
-            line.say(format_args!("PpVMM cannot start: {error}"));
-            line.print(&xen);
-            xen.machine_exit(EXIT_START)
+    let own_faults = OWN_FAULTS.claim();
+    let broken = own_faults.take_last();
+    let plan = start::own_faults(boot.argument("panic")).unwrap_or_else(|e| refuse(&xen, &e));
+    let calls = Breaking::new(&xen, plan, own_faults, break_down);
+    let mut host = start(&boot, &xen, &calls).unwrap_or_else(|error| refuse(&xen, &error));
+    if let Some(broken) = broken {
+        host.host.notes.add(broken.at_ns, Note::InjectedOwn(broken));
+        // At once: the next failure forgets what was not printed.
+        while !host.host.notes.is_empty() {
+            host.host.notes.print_one(&xen);
         }
-    };
+    }
     loop {
         match host.turn() {
             Next::Again => {}
@@ -54,20 +61,45 @@ fn main(boot: Boot) -> ! {
     }
 }
 
+/// Says why the host cannot start, and ends the machine.
+fn refuse(xen: &Hypervisor, error: &StartError) -> ! {
+    let mut line = Line::new();
+    line.say(format_args!("PpVMM cannot start: {error}"));
+    line.print(xen);
+    xen.machine_exit(EXIT_START)
+}
+
+/// Fails as a plan wants.
+fn break_down(kind: Kind) -> ! {
+    match kind {
+        Kind::Panic => panic!("as planned"),
+        Kind::Undefined => mishap::undefined_instruction(),
+        Kind::WildRead => mishap::wild_read(),
+        Kind::WildWrite => mishap::wild_write(),
+        Kind::Spin => loop {
+            core::hint::spin_loop();
+        },
+    }
+}
+
+type Calls<'a> = Breaking<'a, Hypervisor>;
+
 /// Kept apart from `main`: what is only needed at the start leaves the stack with it.
 #[inline(never)]
 fn start<'a>(
     boot: &Boot,
-    xen: &'a Hypervisor,
-) -> Result<Orchestrator<'a, Hypervisor, FabricMemory>, StartError> {
+    hypervisor: &Hypervisor,
+    xen: &'a Calls<'a>,
+) -> Result<Orchestrator<'a, Calls<'a>, FabricMemory>, StartError> {
     let began_ns = xen.now_ns();
-    xen.set_recovery(main);
+    hypervisor.set_recovery(main);
     let is_recovery = boot.life() != Life::First;
     let tuning = Tuning::parse(boot.argument("patience"), boot.argument("rung"))
         .map_err(StartError::Argument)?;
-    let regions = Regions::new(xen.fabric());
+    let watchdog = Watchdog::parse(boot.argument("watchdog")).map_err(StartError::Argument)?;
+    let regions = Regions::new(hypervisor.fabric());
     let archive = start::open_archive(boot.archive(), is_recovery)?;
-    let nonce = xen.ticks() | 1;
+    let nonce = hypervisor.ticks() | 1;
     let origin = if is_recovery { Origin::Recovery { nonce } } else { Origin::Boot { nonce } };
     let units = start::units(xen, &regions, &archive, origin)?;
     let frames = FRAMES.claim();
@@ -81,6 +113,7 @@ fn start<'a>(
         host.find_units_again(frames);
         let times = RECOVERIES.claim();
         *times += 1;
+        host.owes_answer = Some(*times);
         let ready_ns = xen.now_ns();
         host.notes
             .add(ready_ns, Note::SelfRecovered { times: *times, entered_ns: began_ns, ready_ns });
@@ -91,13 +124,14 @@ fn start<'a>(
     let (requests, replies) = start::operation_rings(&regions);
     let injector =
         if is_recovery { None } else { start::injector(&archive, boot.argument("inject"))? };
-    xen.seal_heap();
+    hypervisor.seal_heap();
     Ok(Orchestrator {
         host,
         jobs: Jobs::new(frames),
         operations: Operations::new(archive, requests, replies),
         voices: Voices::new(&regions),
         keyboard: Keyboard::new(),
+        watchdog,
         injector,
     })
 }

@@ -8,6 +8,7 @@ use fabric::Epoch;
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
 
+use crate::inject_own::Broken;
 use crate::injector::Injected;
 
 /// Notes kept until they are printed: what a climb of the whole ladder makes, twice. They live on
@@ -99,6 +100,8 @@ pub enum Note {
         /// What and when.
         fault: Injected,
     },
+    /// The orchestrator was made to fail.
+    InjectedOwn(Broken),
     /// A guest came, changed its state, or went.
     Guest {
         /// The guest.
@@ -123,6 +126,11 @@ pub enum Note {
         entered_ns: u64,
         /// When it watched again.
         ready_ns: u64,
+    },
+    /// The first answer to a guest was passed on after the orchestrator recovered itself.
+    RelaysAgain {
+        /// How often it had recovered itself then.
+        times: u32,
     },
 }
 
@@ -229,6 +237,15 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
                 fault.at_ns,
             ));
         }
+        Note::InjectedOwn(Broken { number, kind, point, at_ns }) => {
+            line.text.clear();
+            line.say(format_args!(
+                "@{{\"event\":\"injected\",\"number\":{number},\"kind\":\"{}\",\"domid\":0,\
+                 \"point\":\"{}\",\"at\":{at_ns}}}",
+                kind.name(),
+                point.name(),
+            ));
+        }
         Note::Guest { domid, what } => line.say(format_args!("guest {domid}: {what}")),
         Note::Refused { what, domid, error } => {
             line.say(format_args!("cannot {what} {domid}: {error}"));
@@ -238,6 +255,12 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             line.say(format_args!(
                 "@{{\"event\":\"self-recovered\",\"times\":{times},\"entered\":{entered_ns},\
                  \"ready\":{ready_ns}}}"
+            ));
+        }
+        Note::RelaysAgain { times } => {
+            line.text.clear();
+            line.say(format_args!(
+                "@{{\"event\":\"relays-again\",\"times\":{times},\"at\":{at_ns}}}"
             ));
         }
     }

@@ -94,6 +94,41 @@ pub struct Slot {
     pub answered: u64,
 }
 
+/// A guest's end of one of our channels: whose, and its port.
+type End = (DomId, Port);
+
+/// The guests' ends of all our channels, by our port.
+fn ends<C: Control>(xen: &C) -> [Option<End>; MAX_PORTS] {
+    core::array::from_fn(|port| match xen.port_status(DomId::SELF, Port(port as u32)) {
+        Ok(PortStatus::Interdomain(domid, theirs)) => Some((domid, theirs)),
+        _ => None,
+    })
+}
+
+/// The slot of a domain, with the ports that we have to it, which are routed there.
+fn with_ports(
+    domain: Domain,
+    index: usize,
+    ends: &[Option<End>; MAX_PORTS],
+    routes: &mut Routes,
+) -> Slot {
+    let mut slot = Slot { domain, store: None, console: None, asked: 0, answered: 0 };
+    for (port, end) in (0..).map(Port).zip(ends) {
+        match end {
+            Some((DomId(domid), theirs)) if *domid == domain.domid && *theirs == STORE_PORT => {
+                slot.store = Some(port);
+                routes.set(port, Route::Store(index as u8));
+            }
+            Some((DomId(domid), theirs)) if *domid == domain.domid && *theirs == CONSOLE_PORT => {
+                slot.console = Some(port);
+                routes.set(port, Route::Console(index as u8));
+            }
+            _ => {}
+        }
+    }
+    slot
+}
+
 /// All slots, and the domain table that shows them to the services.
 #[derive(Debug)]
 pub struct Slots<F: SharedMemory + Copy> {
@@ -111,35 +146,51 @@ impl<F: SharedMemory + Copy> Slots<F> {
     }
 
     /// The slots that a former life of the orchestrator left in the table, with their ports as Xen
-    /// knows them.
+    /// knows them. Damaged entries are repaired by what Xen knows.
     pub fn adopt<C: Control>(page: Part<F>, xen: &C, routes: &mut Routes) -> Self {
         let reader = DomainsReader::new(page);
-        let mut slots =
-            Self { table: DomainsWriter::new(page), slots: [None; SLOTS], last_life: 0 };
-        for index in 1..SLOTS {
-            let Ok(Some(domain)) = reader.get(index) else { continue };
-            slots.last_life = slots.last_life.max(domain.life);
-            let mut slot = Slot { domain, store: None, console: None, asked: 0, answered: 0 };
-            for port in (1..MAX_PORTS as u32).map(Port) {
-                match xen.port_status(DomId::SELF, port) {
-                    Ok(PortStatus::Interdomain(DomId(domid), STORE_PORT))
-                        if domid == domain.domid =>
-                    {
-                        slot.store = Some(port);
-                        routes.set(port, Route::Store(index as u8));
-                    }
-                    Ok(PortStatus::Interdomain(DomId(domid), CONSOLE_PORT))
-                        if domid == domain.domid =>
-                    {
-                        slot.console = Some(port);
-                        routes.set(port, Route::Console(index as u8));
-                    }
-                    _ => {}
-                }
+        let found: [_; SLOTS] = core::array::from_fn(|index| reader.get(index));
+        let lives = found.iter().flatten().flatten().map(|domain| domain.life);
+        let last_life = lives.max().unwrap_or(0);
+        let mut slots = Self { table: DomainsWriter::new(page), slots: [None; SLOTS], last_life };
+        let ends = ends(xen);
+        for (index, found) in found.iter().enumerate().skip(1) {
+            if let Ok(Some(domain)) = found {
+                slots.slots[index] = Some(with_ports(*domain, index, &ends, routes));
             }
-            slots.slots[index] = Some(slot);
+        }
+        for (index, _) in found.iter().enumerate().skip(1).filter(|(_, found)| found.is_err()) {
+            let domain = slots.guess(xen, reader.hint(index), &ends);
+            slots.table.set(index, domain);
+            slots.slots[index] = domain.map(|domain| with_ports(domain, index, &ends, routes));
         }
         slots
+    }
+
+    /// The domain of a damaged entry: the one that it still names, or else one that has a channel
+    /// to us and no slot. Its state is brought up to date by the next look at all domains.
+    fn guess<C: Control>(
+        &mut self,
+        xen: &C,
+        (named, life): (u16, Option<Epoch>),
+        ends: &[Option<End>; MAX_PORTS],
+    ) -> Option<Domain> {
+        let first = system::SYSTEM.limits.first_guest_domid;
+        let connected = ends.iter().flatten().map(|(domid, _)| *domid);
+        let mut candidates = core::iter::once(DomId(named)).chain(connected);
+        let info = candidates.find_map(|id| {
+            let is_new = id.0 >= first && id < DomId::FIRST_RESERVED && self.find(id).is_none();
+            if is_new { xen.domain_info(id).ok()? } else { None }
+        })?;
+        self.last_life = self.last_life.max(life.unwrap_or(self.last_life + 1));
+        Some(Domain {
+            domid: info.id.0,
+            kind: DomainKind::Guest,
+            // What is paused has not run yet, or is told to go on, which makes it alive.
+            state: if info.paused { DomainState::Building } else { DomainState::Alive },
+            shutdown_code: 0,
+            life: life.unwrap_or(self.last_life),
+        })
     }
 
     /// The slot of a guest.

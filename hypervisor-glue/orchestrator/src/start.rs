@@ -6,9 +6,11 @@ use abi::{Control, DomId, XenError};
 use builder::pv::{self, MAX_COMMAND_LINE, Plan};
 use fabric::SharedMemory;
 use fabric::archive::{Archive, ArchiveError};
+use fabric::control::ControlReader;
 use fabric::view::{Party, RegionKind};
 
 use crate::host::UNITS;
+use crate::inject_own;
 use crate::injector::{self, Gadgets, Injector, PlanError};
 use crate::regions::Regions;
 use crate::unit::Unit;
@@ -35,6 +37,8 @@ pub enum StartError {
     },
     /// An argument of the command line cannot be read.
     Argument(&'static str),
+    /// The command line asks for failures of our own that cannot be read.
+    OwnFaults,
     /// The command line asks for faults that cannot be injected.
     Injection(&'static str),
     /// A unit's image does not make a domain.
@@ -60,6 +64,9 @@ impl fmt::Display for StartError {
             Self::Xen { what, error } => write!(f, "cannot {what}: {error}"),
             Self::Argument(name) => {
                 write!(f, "the argument `{name}=`: a number is missing or out of range")
+            }
+            Self::OwnFaults => {
+                f.write_str("the argument `panic=`: a field or a kind is unknown, or no number")
             }
             Self::Injection(what) => write!(f, "the argument `inject=`: {what}"),
             Self::Unit { name, error } => write!(
@@ -104,7 +111,7 @@ pub enum Origin {
         /// Random.
         nonce: u64,
     },
-    /// The orchestrator recovers itself; the number replaces the mark of a damaged page.
+    /// The orchestrator recovers itself; the number replaces a mark that no page holds any more.
     Recovery {
         /// Random.
         nonce: u64,
@@ -126,6 +133,9 @@ pub fn units<C: Control, F: SharedMemory + Copy>(
     for (index, plan) in plans.iter_mut().enumerate() {
         *plan = Some(plan_unit(regions, archive, index)?);
     }
+    // All control pages hold the mark of this boot.
+    let mut pages = (0..UNITS).map(|index| regions.unit(index).control);
+    let this_boot = pages.find_map(|page| ControlReader::new(page).nonce());
     Ok(core::array::from_fn(|index| {
         let config = &system::SYSTEM.units[index];
         let plan = plans[index].expect("every unit was planned above");
@@ -133,8 +143,9 @@ pub fn units<C: Control, F: SharedMemory + Copy>(
         let pages = regions.unit(index);
         match origin {
             Origin::Boot { nonce } => Unit::new(config, plan, &pages, nonce),
-            Origin::Recovery { nonce } => Unit::adopt(config, plan, &pages)
-                .unwrap_or_else(|| Unit::new(config, plan, &pages, nonce)),
+            Origin::Recovery { nonce } => {
+                Unit::adopt(config, plan, &pages, this_boot.unwrap_or(nonce))
+            }
         }
     }))
 }
@@ -162,6 +173,15 @@ pub fn operation_rings<F: SharedMemory + Copy>(
 ) -> (fabric::Part<F>, fabric::Part<F>) {
     let tool = Party::unit(system::TOOL_UK);
     (regions.find(RegionKind::Requests, tool), regions.find(RegionKind::Replies, tool))
+}
+
+/// The failures of our own that the command line asks for, if any.
+///
+/// # Errors
+/// The argument cannot be read.
+pub fn own_faults(argument: Option<&str>) -> Result<Option<inject_own::Plan>, StartError> {
+    let read = |text| inject_own::Plan::parse(text).ok_or(StartError::OwnFaults);
+    argument.map(read).transpose()
 }
 
 /// The injector that the argument `inject=` asks for.

@@ -13,6 +13,7 @@ use crate::operations::Operations;
 use crate::report::{Line, Note};
 use crate::status;
 use crate::voices::Voices;
+use crate::watchdog::Watchdog;
 
 /// Keys read at once: more than a person types between two turns.
 const KEYS: usize = 16;
@@ -43,6 +44,8 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     pub voices: Voices<F>,
     /// What the operator types.
     pub keyboard: Keyboard,
+    /// The last resort.
+    pub watchdog: Watchdog,
     /// Fault injection, when the command line asks for it.
     pub injector: Option<Injector>,
 }
@@ -52,6 +55,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     pub fn turn(&mut self) -> Next {
         self.host.poll();
         self.inject();
+        self.show_life();
         if let Some(power) = self.host.power {
             return Next::Power(power);
         }
@@ -79,6 +83,15 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
             return Next::Again;
         }
         Next::Sleep
+    }
+
+    /// Keeps Xen's watchdog quiet.
+    fn show_life(&mut self) {
+        if let Err(error) = self.watchdog.poll(self.host.xen) {
+            let domid = abi::DomId::ORCHESTRATOR;
+            let note = Note::Refused { what: "arm the watchdog of", domid, error };
+            self.host.notes.add(self.host.xen.now_ns(), note);
+        }
     }
 
     /// Lets the injector have its instant.
@@ -133,10 +146,11 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     }
 
     fn arm_timer(&mut self) {
-        let due = self.injector.as_ref().and_then(Injector::due_ns);
+        let fault_ns = self.injector.as_ref().and_then(Injector::due_ns);
         let now_ns = self.host.xen.now_ns();
-        let loud = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
-        self.host.arm_timer(due.into_iter().chain(loud).min());
+        let loud_ns = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
+        let due = [fault_ns, loud_ns, self.watchdog.due_ns()].into_iter().flatten().min();
+        self.host.arm_timer(due);
     }
 
     fn read_keys(&mut self) {

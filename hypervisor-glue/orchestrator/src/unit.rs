@@ -77,20 +77,39 @@ impl<F: SharedMemory + Copy> Unit<F> {
         Self::with(config, plan, regions, nonce)
     }
 
-    /// A unit as its control page says, which a former life of ours wrote. `None`: the page is
-    /// damaged.
+    /// A unit as its control page says, which a former life of ours wrote. A damaged page is
+    /// written anew, with what the unit says of itself and the mark of this boot.
     pub fn adopt(
         config: &'static system::Unit,
         plan: Plan<'static>,
         regions: &Regions<F>,
-    ) -> Option<Self> {
-        let told = ControlReader::new(regions.control).read().ok()?;
+        nonce: u64,
+    ) -> Self {
+        let Ok(told) = ControlReader::new(regions.control).read() else {
+            return Self::repaired(config, plan, regions, nonce);
+        };
         let mut unit = Self::with(config, plan, regions, told.nonce);
         unit.life = told.epoch;
         unit.handed = told.handed;
         unit.ping = told.ping;
         unit.order = told.order.map_or(0, |order| order.number);
-        Some(unit)
+        unit
+    }
+
+    fn repaired(
+        config: &'static system::Unit,
+        plan: Plan<'static>,
+        regions: &Regions<F>,
+        nonce: u64,
+    ) -> Self {
+        let mut unit = Self::with(config, plan, regions, nonce);
+        if let Ok(health) = unit.health() {
+            unit.life = health.epoch;
+            unit.handed = health.taken;
+            unit.ping = health.pong;
+        }
+        unit.announce(Rung::Microreset);
+        unit
     }
 
     fn with(
@@ -209,8 +228,16 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.to_unit.restart();
         // What was handed over so far, and the scan every life begins with, is one piece of work.
         self.handed += 1;
+        self.announce(rung);
+        if let Some(incident) = &mut self.incident {
+            incident.rung = rung;
+        }
+    }
+
+    /// Writes the whole control page.
+    fn announce(&self, rung: Rung) {
         self.control.write(&Control {
-            epoch: life,
+            epoch: self.life,
             rung,
             handed: self.handed,
             ping: self.ping,
@@ -218,9 +245,6 @@ impl<F: SharedMemory + Copy> Unit<F> {
             order: None,
             nonce: self.nonce,
         });
-        if let Some(incident) = &mut self.incident {
-            incident.rung = rung;
-        }
     }
 
     /// Lets the announced life begin.

@@ -16,11 +16,13 @@ use crate::{Hypervisor, boot, clock, facts, place};
 
 /// Bytes kept of a failure's message: a panic's place and text.
 const TEXT_BYTES: usize = 240;
-/// The orchestrator recovers at most this often…
-const RECOVERIES: u32 = 16;
-/// …within this time: a failure that comes back at once is not worth a busy loop, and the
-/// watchdog counts whole seconds.
-const RECOVERY_PERIOD_NS: u64 = 1_000_000_000;
+/// A life of the orchestrator that ends sooner than this has achieved nothing: it takes less than a
+/// tenth of it to find everything again…
+const SHORT_LIFE_NS: u64 = 5_000_000;
+/// …and after so many of them in a row the failure is one that comes back at once: the machine ends
+/// rather than being busy with failing. A failure that comes later than that is recovered from
+/// every time, as the host is watched in between.
+const SHORT_LIVES: u32 = 8;
 /// Exit code (before QEMU's `v << 1 | 1`) of an orchestrator that gives up.
 pub(crate) const EXIT_FAILED: u8 = 0x7f;
 
@@ -66,8 +68,10 @@ type Entry = fn(Boot) -> !;
 static RECOVERY: OneCpu<Cell<Option<Entry>>> = OneCpu::new(Cell::new(None));
 static FAILING: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 static TEXT: OneCpu<Cell<FailureText>> = OneCpu::new(Cell::new(FailureText::new()));
-static RECOVERED: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
-static FIRST_NS: OneCpu<Cell<u64>> = OneCpu::new(Cell::new(0));
+/// Short lives in a row.
+static SHORT: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
+/// When this life began; the first one with Xen.
+static BEGAN_NS: OneCpu<Cell<u64>> = OneCpu::new(Cell::new(0));
 
 /// A life begins: nothing is registered.
 pub(crate) fn reset() {
@@ -108,12 +112,14 @@ pub(crate) fn fail(reason: fmt::Arguments<'_>) -> ! {
 
 fn may_recover() -> bool {
     let now_ns = clock::now_ns();
-    if now_ns.saturating_sub(FIRST_NS.get()) > RECOVERY_PERIOD_NS {
-        FIRST_NS.set(now_ns);
-        RECOVERED.set(0);
-    }
-    RECOVERED.set(RECOVERED.get() + 1);
-    RECOVERED.get() <= RECOVERIES
+    let lived_ns = now_ns.saturating_sub(BEGAN_NS.replace(now_ns));
+    SHORT.set(short_lives(SHORT.get(), lived_ns));
+    SHORT.get() <= SHORT_LIVES
+}
+
+/// Short lives in a row after one that lasted `lived_ns`, and `before` it.
+fn short_lives(before: u32, lived_ns: u64) -> u32 {
+    if lived_ns < SHORT_LIFE_NS { before + 1 } else { 0 }
 }
 
 extern "C" fn recover(_: u64) -> ! {
@@ -166,5 +172,19 @@ fn panicked(info: &core::panic::PanicInfo<'_>) -> ! {
     match info.location() {
         Some(at) => fail(format_args!("panic at {}:{}: {}", at.file(), at.line(), info.message())),
         None => fail(format_args!("panic: {}", info.message())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_that_come_back_at_once_add_up() {
+        let often = (0..1000).fold(0, |before, _| short_lives(before, SHORT_LIFE_NS));
+        assert_eq!(often, 0);
+        let at_once = (0..=SHORT_LIVES).fold(0, |before, _| short_lives(before, 100_000));
+        assert!(at_once > SHORT_LIVES);
+        assert_eq!(short_lives(at_once, 2 * SHORT_LIFE_NS), 0);
     }
 }

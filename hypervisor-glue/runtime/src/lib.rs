@@ -44,6 +44,7 @@ mod hypervisor;
 mod io;
 mod macros;
 mod mapping;
+pub mod mishap;
 mod paging;
 mod place;
 mod pvh;

@@ -61,6 +61,11 @@ pub struct Outcome {
 impl Boot<'_> {
     /// Boots, waits for the end of the script, and ends the machine.
     pub fn run(&self) -> Result<Outcome> {
+        Ok(self.observe(&[])?.0)
+    }
+
+    /// As [`Boot::run`], with more words for the orchestrator; gives every record, too.
+    pub fn observe(&self, words: &[String]) -> Result<(Outcome, Vec<Record>)> {
         let Boot { name, seed, seconds, clients, .. } = self;
         let work = format!(
             "script:--seed,{seed},--seconds,{seconds},--clients,{clients},--event-limit-s,2,\
@@ -73,6 +78,7 @@ impl Boot<'_> {
         if let Some(plan) = &self.plan {
             machine.orchestrator_args.push(plan.word()?);
         }
+        machine.orchestrator_args.extend(words.iter().cloned());
         let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
         let mut vm = Vm::start(&machine, limit)?;
         let end = vm.wait_for("the end of the guest's script", limit, |_, record| {
@@ -89,7 +95,7 @@ impl Boot<'_> {
             Ok((total, _)) => outcome.totals = counts(&total),
             Err(error) => outcome.broken = Some(format!("{error:#}")),
         }
-        Ok(outcome)
+        Ok((outcome, records))
     }
 }
 

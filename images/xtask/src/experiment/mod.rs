@@ -4,6 +4,7 @@
 mod corrupt_random;
 mod false_alarms;
 mod harness;
+mod orchestrator_faults;
 mod service_faults;
 
 use std::path::PathBuf;
@@ -37,7 +38,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 3] = [
+const EXPERIMENTS: [Experiment; 4] = [
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
@@ -55,6 +56,12 @@ const EXPERIMENTS: [Experiment; 3] = [
         about: "no recovery without a fault, under full load (runs are virtual seconds)",
         runs: 600,
         run: false_alarms::run,
+    },
+    Experiment {
+        name: orchestrator_faults::NAME,
+        about: "panics and traps in the orchestrator: services and guests stay untouched",
+        runs: 60,
+        run: orchestrator_faults::run,
     },
 ];
 

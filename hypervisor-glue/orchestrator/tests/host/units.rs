@@ -1,0 +1,142 @@
+//! Services: built, watched, recovered.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use abi::{DomId, ShutdownReason};
+use fabric::control::Rung;
+use fabric::epitaph::Reason;
+use fake_xen::{Call, Fault, Machine};
+
+use crate::world::{Fake, STORE, Service, TOOL, World, settle, settle_until, wait};
+
+const STORE_DOMAIN: DomId = DomId(1);
+const TOOL_DOMAIN: DomId = DomId(5);
+
+fn crash(machine: &Machine, id: DomId) {
+    machine.shut_down(id, ShutdownReason::Crash);
+}
+
+fn lives(host: &Fake<'_>) -> [u32; 2] {
+    [host.host.units[STORE].life, host.host.units[TOOL].life]
+}
+
+fn all_serve(host: &Fake<'_>, services: &[Service; 2]) -> bool {
+    (0..2).all(|unit| host.host.supervisor.is_serving(unit)) && services.iter().all(Service::runs)
+}
+
+fn rungs(host: &Fake<'_>) -> Vec<Rung> {
+    host.host.epitaphs.iter().map(|epitaph| epitaph.rung).collect()
+}
+
+#[test]
+fn both_services_are_built_and_serve_and_the_watchdog_is_armed() {
+    let mut world = World::new();
+    world.boot(|host, services| {
+        assert!(all_serve(host, services));
+        assert_eq!(lives(host), [1, 1]);
+    });
+    assert_eq!(world.machine.watchdog(), Some(orchestrator::watchdog::PERIOD_S));
+    let printed = world.machine.take_printed();
+    assert!(printed.contains("xenstore-uk (d1) serves"), "{printed}");
+    assert!(printed.contains("tool-uk (d5) serves"), "{printed}");
+}
+
+#[test]
+fn a_crash_leaves_an_epitaph_and_costs_one_microreset() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        crash(&machine, STORE_DOMAIN);
+        settle(host, services);
+        assert!(all_serve(host, services));
+        assert_eq!(lives(host), [2, 1], "the other one goes on");
+        // The epitaph is finished when nothing more urgent is to be done.
+        wait(host, services, 10_000_000);
+        let epitaph = host.host.epitaphs.iter().next().unwrap();
+        assert_eq!(epitaph.unit.as_str(), "xenstore-uk");
+        assert_eq!(epitaph.reason, Reason::Exit(ShutdownReason::Crash.code()));
+        assert_eq!(epitaph.rung, Rung::Microreset);
+        assert!(epitaph.registers.is_some());
+    });
+    assert_eq!(machine.calls(Call::CreateDomain), 2, "nothing was built again");
+}
+
+#[test]
+fn crashes_in_a_row_climb_the_ladder_and_end_in_service_under_the_same_domid() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        for _ in 0..5 {
+            crash(&machine, STORE_DOMAIN);
+            for _ in 0..40 {
+                // The back-off between failures in a row.
+                wait(host, services, 1_000_000);
+            }
+            assert!(host.host.supervisor.is_serving(STORE), "{:?}", rungs(host));
+        }
+        let climbed = rungs(host);
+        assert!(climbed.is_sorted_by_key(|rung| *rung as u8), "{climbed:?}");
+        assert_eq!(climbed.first(), Some(&Rung::Microreset));
+        assert_eq!(climbed.last(), Some(&Rung::Rebuild));
+        assert!(all_serve(host, services));
+        assert_eq!(services[STORE].life, 6);
+    });
+    assert_eq!(machine.calls(Call::DestroyDomain), 1);
+    assert!(machine.exists(STORE_DOMAIN));
+}
+
+#[test]
+fn a_failed_reset_makes_the_next_rung_do() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        let error = abi::XenError::NoMemory;
+        for _ in 0..2 {
+            machine.fail(Fault { call: Call::EnterPv, after: 0, error });
+        }
+        crash(&machine, STORE_DOMAIN);
+        for _ in 0..20 {
+            wait(host, services, 1_000_000);
+        }
+        assert!(all_serve(host, services), "{:?}", rungs(host));
+    });
+}
+
+#[test]
+fn a_service_that_dies_while_another_is_rebuilt_is_reset_in_the_middle_of_it() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        let died = Rc::new(Cell::new(false));
+        let has_died = died.clone();
+        machine.hook(move |machine| {
+            if !has_died.replace(true) {
+                crash(machine, TOOL_DOMAIN);
+            }
+        });
+        let resets = machine.calls(Call::ResetVcpu);
+        host.host.restart_by_operator(STORE);
+        settle_until(host, services, |_| died.get());
+        // The long call is over, the rebuild is not, and the tool lives its next life already.
+        assert_eq!(machine.calls(Call::ResetVcpu), resets + 1);
+        assert_eq!(host.host.units[TOOL].life, 2);
+        assert!(!host.host.supervisor.is_serving(STORE));
+        settle(host, services);
+        assert!(all_serve(host, services));
+        assert_eq!(lives(host), [2, 2]);
+    });
+}
+
+#[test]
+fn both_crash_at_once_and_xen_says_it_once() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        crash(&machine, STORE_DOMAIN);
+        crash(&machine, TOOL_DOMAIN);
+        settle(host, services);
+        assert!(all_serve(host, services));
+        assert_eq!(lives(host), [2, 2]);
+    });
+}
