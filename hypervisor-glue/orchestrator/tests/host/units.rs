@@ -52,7 +52,7 @@ fn a_crash_leaves_an_epitaph_and_costs_one_microreset() {
         assert!(all_serve(host, services));
         assert_eq!(lives(host), [2, 1], "the other one goes on");
         // The epitaph is finished when nothing more urgent is to be done.
-        wait(host, services, 10_000_000);
+        wait(host, services, 1_000_000_000);
         let epitaph = host.host.epitaphs.iter().next().unwrap();
         assert_eq!(epitaph.unit.as_str(), "xenstore-uk");
         assert_eq!(epitaph.reason, Reason::Exit(ShutdownReason::Crash.code()));
