@@ -295,10 +295,15 @@ impl<M: SharedMemory> Node<M> {
 
     /// The state machine's state is lost or wrong: no entry is applied and nothing is served until
     /// a leader has sent a snapshot. Vote and log are not touched, so the replica goes on voting.
-    pub fn abandon_machine(&mut self) {
+    pub fn abandon_machine(&mut self, now_ns: u64) {
         if self.damage.is_none() && !self.storage.restoring() {
             self.storage.set_restoring(true);
             self.published = None;
+            // In a quiet cluster nobody would ask how this replica is.
+            let ours = self.ident.slot();
+            let peers = self.peers[..self.settings.replicas.into()].iter_mut().enumerate();
+            peers.filter(|(slot, _)| *slot != ours).for_each(|(_, peer)| peer.out.want(HELLO));
+            self.arm(now_ns);
         }
     }
 

@@ -244,7 +244,10 @@ fn an_abandoned_state_is_restored_without_losing_the_vote() {
     cluster.propose(1, 16, 1, b"a");
     cluster.pass(SECOND);
     cluster.replica(3).machine = Ledger::default();
-    cluster.node(3).abandon_machine();
+    let now = cluster.now;
+    cluster.node(3).abandon_machine(now);
+    cluster.pass(SECOND);
+    assert_eq!(cluster.replicas[2].machine.executed.len(), 1, "restored in a quiet cluster");
     cluster.crash(2);
     cluster.propose(1, 16, 2, b"b");
     cluster.pass(SECOND);

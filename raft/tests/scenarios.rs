@@ -76,7 +76,8 @@ fn run(cluster: &mut Cluster, command: &str) -> Vec<String> {
         "rebuild" => cluster.rebuild(replica(1)),
         "abandon" => {
             cluster.replica(replica(1)).machine = Ledger::default();
-            cluster.node(replica(1)).abandon_machine();
+            let now = cluster.now;
+            cluster.node(replica(1)).abandon_machine(now);
         }
         "status" => said.extend((1..=3).map(|replica| status(cluster, replica))),
         other => panic!("unknown command '{other}'"),

@@ -94,6 +94,7 @@ impl World {
 
     /// A replica checks everything it has stored.
     pub fn scrub(&mut self, number: u8) -> Result<(), Violation> {
+        let now = self.now;
         let replica = self.replica(number);
         if replica.paused {
             self.after(5_000_000, Step::Scrub { replica: number });
@@ -103,7 +104,7 @@ impl World {
             // What it finds it reports as an event.
             let _ = node.verify_storage();
             if !kv.scrub() {
-                node.abandon_machine();
+                node.abandon_machine(now);
             }
             self.pump(number)?;
         }

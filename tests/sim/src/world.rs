@@ -359,7 +359,7 @@ impl World {
             }
         }
         if replica.kv.damaged() {
-            node.abandon_machine();
+            node.abandon_machine(now);
         }
         events.extend(std::iter::from_fn(|| node.poll_event()));
         let mut out = Vec::new();
