@@ -144,6 +144,24 @@ pub struct MemoryReservation {
     pub domid: u16,
 }
 
+/// `xen_add_to_physmap`.
+#[repr(C)]
+pub struct AddToPhysmap {
+    pub domid: u16,
+    pub size: u16,
+    pub space: u32,
+    pub index: u64,
+    pub gpfn: u64,
+}
+
+/// `sched_poll`.
+#[repr(C)]
+pub struct SchedPoll {
+    pub ports: u64,
+    pub nr_ports: u32,
+    pub timeout: u64,
+}
+
 /// `xen_mem_acquire_resource`.
 #[repr(C)]
 pub struct AcquireResource {
@@ -230,4 +248,6 @@ const _: () = {
     assert!(size_of::<MmuextOp>() == 24);
     assert!(size_of::<DomctlArgument>() == 144);
     assert!(size_of::<EvtchnStatus>() == 24);
+    assert!(size_of::<AddToPhysmap>() == 24);
+    assert!(size_of::<SchedPoll>() == 24);
 };

@@ -12,6 +12,7 @@ use crate::cell::OneCpu;
 use crate::console::{self, Console};
 use crate::fabric_pages::FabricRange;
 use crate::failure::{self, FailureText};
+use crate::guest::Guest;
 use crate::selftest::{self, Test};
 use crate::symbols::{UNIKERNEL, ppvmm_shared_info, ppvmm_stack_guard};
 use crate::{
@@ -92,11 +93,13 @@ pub(crate) enum Kind {
     Orchestrator,
 }
 
-/// A unikernel: made by [`crate::service!`] or [`crate::orchestrator!`].
+/// A unikernel: made by [`crate::service!`], [`crate::orchestrator!`] or [`crate::guest!`].
 #[derive(Clone, Copy, Debug)]
 pub struct Unikernel {
     pub(crate) kind: Kind,
     pub(crate) main: fn(Boot) -> !,
+    /// Where it starts as an ordinary PVH guest.
+    pub(crate) guest: Option<fn(Guest) -> !>,
     pub(crate) fabric: FabricRange,
     pub(crate) tests: &'static [Test],
 }
@@ -104,12 +107,20 @@ pub struct Unikernel {
 impl Unikernel {
     /// A service that starts in `main`.
     pub const fn service(main: fn(Boot) -> !) -> Self {
-        Self { kind: Kind::Service, main, fabric: FabricRange::NONE, tests: &[] }
+        Self { kind: Kind::Service, main, guest: None, fabric: FabricRange::NONE, tests: &[] }
+    }
+
+    /// A guest that starts in `main` where Xen runs it as a PVH domain. Elsewhere it tests itself.
+    pub const fn guest(main: fn(Guest) -> !) -> Self {
+        fn no_unit(_: Boot) -> ! {
+            panic!("a guest is no unit of this host")
+        }
+        Self { guest: Some(main), ..Self::service(no_unit) }
     }
 
     /// The orchestrator, with its fabric.
     pub const fn orchestrator(main: fn(Boot) -> !, fabric: FabricRange) -> Self {
-        Self { kind: Kind::Orchestrator, main, fabric, tests: &[] }
+        Self { kind: Kind::Orchestrator, main, guest: None, fabric, tests: &[] }
     }
 
     /// Adds tests of its own to the self-test.

@@ -49,6 +49,10 @@
 .global ppvmm_shared_info
 ppvmm_shared_info:
     .skip 4096
+# Pages of a PVH guest: Xen's hypercall stubs, and its grant table.
+.global ppvmm_guest_pages
+ppvmm_guest_pages:
+    .skip 8192
 .global ppvmm_stack_guard
 ppvmm_stack_guard:
     .skip 4096

@@ -19,6 +19,7 @@
 //! * as Xen's initial domain: the orchestrator's `start` runs, a service runs its self-test;
 //! * as an ordinary PV guest of a stock toolstack: self-test on the PV console; power-off means
 //!   passed, a crash means failed;
+//! * as an ordinary PVH guest: what [`guest!`] names runs, with a kernel's rights and no more;
 //! * on a bare machine (`qemu-system-x86_64 -kernel`): self-test on the serial line, exit code by
 //!   QEMU's `isa-debug-exit` (0xf4).
 //!
@@ -39,6 +40,7 @@ mod fabric_pages;
 mod facts;
 mod failure;
 mod grants;
+pub mod guest;
 pub mod heap;
 mod hypervisor;
 mod io;

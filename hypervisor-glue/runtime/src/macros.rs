@@ -24,7 +24,16 @@ macro_rules! orchestrator {
     };
 }
 
-/// What the runtime looks for in the binary; use [`service!`] or [`orchestrator!`].
+/// Makes the binary an ordinary PVH guest: `guest!(start)` with
+/// `fn start(guest: runtime::guest::Guest) -> !`.
+#[macro_export]
+macro_rules! guest {
+    ($start:path) => {
+        $crate::unikernel!($crate::Unikernel::guest($start));
+    };
+}
+
+/// What the runtime looks for in the binary; use [`service!`], [`orchestrator!`] or [`guest!`].
 #[doc(hidden)]
 #[macro_export]
 macro_rules! unikernel {

@@ -1,9 +1,10 @@
-//! A bare machine (plain QEMU): no hypervisor, only the self-test.
+//! A bare machine (plain QEMU), where there is only the self-test, and the same entry as a PVH
+//! guest of Xen.
 
 use core::arch::asm;
 
-use crate::console;
-use crate::{heap, io, selftest};
+use crate::symbols::UNIKERNEL;
+use crate::{console, guest, heap, io, selftest};
 
 /// Called by `entry.s` in 64-bit mode, the first 4 GiB identity-mapped.
 #[unsafe(no_mangle)]
@@ -11,6 +12,11 @@ extern "C" fn ppvmm_pvh_entry(start_info: u64) -> ! {
     console::use_serial();
     open_traps();
     start_heap(start_info);
+    if let Some(main) = UNIKERNEL.guest
+        && let Some(guest) = guest::open(start_info)
+    {
+        main(guest)
+    }
     selftest::run()
 }
 
@@ -92,6 +98,7 @@ pub(crate) fn fault_address() -> u64 {
 
 /// Ends the machine.
 pub(crate) fn exit(code: u8) -> ! {
+    guest::crash_if_open();
     // SAFETY: A bare machine's kernel may use all ports.
     unsafe { io::exit_qemu(code) }
     loop {

@@ -7,6 +7,7 @@ mod real {
     unsafe extern "C" {
         pub(crate) static mut ppvmm_shared_info: [u8; 4096];
         pub(crate) static mut ppvmm_beginning: u64;
+        pub(crate) static mut ppvmm_guest_pages: [u8; 8192];
         pub(crate) static ppvmm_stack_guard: [u8; 4096];
         pub(crate) static ppvmm_pv_traps: [u64; 32];
         pub(crate) static ppvmm_bare_traps: [u64; 32];
@@ -31,6 +32,7 @@ mod real {
 mod real {
     pub(crate) static mut ppvmm_shared_info: [u8; 4096] = [0; 4096];
     pub(crate) static mut ppvmm_beginning: u64 = 0;
+    pub(crate) static mut ppvmm_guest_pages: [u8; 8192] = [0; 8192];
     pub(crate) static ppvmm_stack_guard: [u8; 4096] = [0; 4096];
     pub(crate) static ppvmm_pv_traps: [u64; 32] = [0; 32];
     pub(crate) static ppvmm_bare_traps: [u64; 32] = [0; 32];
