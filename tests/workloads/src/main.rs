@@ -24,6 +24,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use client::{Client, Server};
+use latency::Histogram;
 use options::{Options, USAGE};
 use script::{Script, Settings};
 use tally::Tally;
@@ -116,8 +117,12 @@ fn script_client(options: &Options, seed: u64) -> io::Result<Tally> {
         answered.store(script.tally().requests, Ordering::Relaxed);
         if shown.elapsed() >= options.every {
             shown = Instant::now();
-            let head = head(seed, "progress");
+            let at_ns = begin.elapsed().as_nanos();
+            let head = head(seed, "progress") + &format!("\"at_ns\":{at_ns},");
             println!("{}", script.tally().line("script", &head, Some(&script.latency)));
+            if options.windows {
+                script.latency = Histogram::new();
+            }
         }
         if !options.pause.is_zero() {
             thread::sleep(options.pause);

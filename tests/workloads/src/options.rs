@@ -9,7 +9,7 @@ pub const USAGE: &str = "\
 usage: xsload demo   [--seconds S] [--device PATH | --socket PATH]
        xsload script [--seed N] [--seconds S] [--requests N] [--clients N] [--pause-us U]
                      [--every-ms M] [--reply-limit-s S] [--event-limit-s S] [--base PATH]
-                     [--forgive-doomed 0|1]
+                     [--forgive-doomed 0|1] [--windows 0|1]
                      [--device PATH | --socket PATH]
        xsload bench  [--operation read|write|transaction] [--requests N] [--base PATH]
                      [--device PATH | --socket PATH]";
@@ -38,6 +38,8 @@ pub struct Options {
     pub event_limit: Duration,
     /// Whether faults are injected, so that a transaction hit by one may read wrongly and fail.
     pub forgives_doomed: bool,
+    /// Whether each progress line's latencies are those since the line before.
+    pub windows: bool,
     /// Where the script's nodes lie.
     pub base: String,
     /// What `bench` measures.
@@ -59,6 +61,7 @@ impl Options {
             reply_limit: Duration::from_secs(30),
             event_limit: Duration::from_secs(10),
             forgives_doomed: false,
+            windows: false,
             base: "data/xsload".into(),
             operation: "write".into(),
             server: Server::Device(DEVICE.into()),
@@ -83,6 +86,7 @@ impl Options {
             "--reply-limit-s" => self.reply_limit = Duration::from_secs(number()?),
             "--event-limit-s" => self.event_limit = Duration::from_secs(number()?),
             "--forgive-doomed" => self.forgives_doomed = number()? > 0,
+            "--windows" => self.windows = number()? > 0,
             "--base" => self.base = value.trim_end_matches('/').to_owned(),
             "--operation" => self.operation = value.to_owned(),
             "--device" => self.server = Server::Device(value.to_owned()),
