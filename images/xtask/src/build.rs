@@ -1,7 +1,7 @@
 //! `cargo xtask build`: the unikernels, their sizes and limits, and the archive.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
@@ -44,6 +44,8 @@ pub enum Part {
     Archive,
     /// Only tests boot it.
     Test,
+    /// A guest's kernel that only experiments put into their archives.
+    Guest,
 }
 
 const fn unikernel(package: &'static str, name: &'static str, part: Part) -> Unikernel {
@@ -51,7 +53,7 @@ const fn unikernel(package: &'static str, name: &'static str, part: Part) -> Uni
 }
 
 /// Every unikernel.
-pub const UNIKERNELS: [Unikernel; 5] = [
+pub const UNIKERNELS: [Unikernel; 6] = [
     // docs/SPECIFICATION.md: the orchestrator stays small enough to be read.
     Unikernel {
         limit: Some(512 * KIB),
@@ -61,6 +63,7 @@ pub const UNIKERNELS: [Unikernel; 5] = [
     unikernel("tool-uk", "tool-uk", Part::Archive),
     unikernel("glue-test", "glue-orchestrator", Part::Test),
     unikernel("glue-test", "glue-service", Part::Test),
+    unikernel("hostile", "hostile", Part::Guest),
 ];
 
 /// What a build is made with.
@@ -68,6 +71,8 @@ pub const UNIKERNELS: [Unikernel; 5] = [
 pub struct Options {
     /// Cargo features, as `package/feature`: fault-injecting builds of a unit.
     pub features: Vec<String>,
+    /// Another system description than `images/system/ppvmm.toml`.
+    pub system: Option<PathBuf>,
 }
 
 /// Makes everything that `run` boots.
@@ -103,6 +108,9 @@ fn unikernels(steps: &Steps, options: &Options) -> Result<()> {
         }
         if !options.features.is_empty() {
             cargo = cargo.args(["--features", &options.features.join(",")]);
+        }
+        if let Some(system) = &options.system {
+            cargo = cargo.env("PPVMM_SYSTEM", system);
         }
         cargo.run()?;
         Ok(format!("{} of {}", units.len(), UNIKERNELS.len()))

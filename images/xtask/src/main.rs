@@ -54,7 +54,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Setup => setup::run(),
-        Verb::Build { features } => build::run(&build::Options { features }),
+        Verb::Build { features } => build::run(&build::Options { features, ..Default::default() }),
         Verb::Image(options) => image::run(&options),
         Verb::Peer(options) => peer::run(&options),
         Verb::Run(options) => host::run(&options),

@@ -4,6 +4,7 @@
 mod corrupt_random;
 mod false_alarms;
 mod harness;
+mod hostile_guests;
 mod orchestrator_faults;
 mod service_faults;
 
@@ -38,7 +39,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 4] = [
+const EXPERIMENTS: [Experiment; 5] = [
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
@@ -62,6 +63,12 @@ const EXPERIMENTS: [Experiment; 4] = [
         about: "panics and traps in the orchestrator: services and guests stay untouched",
         runs: 60,
         run: orchestrator_faults::run,
+    },
+    Experiment {
+        name: hostile_guests::NAME,
+        about: "a guest attacks the services with all it may write, beside an ordinary one",
+        runs: 1,
+        run: hostile_guests::run,
     },
 ];
 

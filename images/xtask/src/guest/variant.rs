@@ -14,6 +14,11 @@ const WORK_FILE: &str = "etc/ppvmm-work";
 
 /// Makes `target/image/archive-NAME.bin`, whose guests do `work` (see `images/guest/init`).
 pub fn archive(name: &str, work: &str) -> Result<PathBuf> {
+    archive_with(name, work, Vec::new())
+}
+
+/// The same with more entries.
+pub fn archive_with(name: &str, work: &str, more: Vec<Source>) -> Result<PathBuf> {
     let base =
         fs::read(paths::guest_initramfs()).context("the guest's file system: build first")?;
     let initramfs = paths::image().join(format!("guest-initramfs-{name}"));
@@ -24,6 +29,7 @@ pub fn archive(name: &str, work: &str) -> Result<PathBuf> {
             path.clone_from(&initramfs);
         }
     }
+    sources.extend(more);
     let out = paths::image().join(format!("archive-{name}.bin"));
     archive::write(&sources, &out)?;
     Ok(out)
