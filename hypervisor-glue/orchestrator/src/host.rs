@@ -48,6 +48,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub keyboard: bool,
     /// tool-uk has sent a request.
     pub operations_due: bool,
+    /// The host cannot start on this machine.
+    pub hopeless: bool,
     /// The machine is to end, or to start again.
     pub power: Option<api::Power>,
     /// Nothing is printed before this time: somebody else needs the CPU more.
@@ -82,6 +84,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             unfinished: None,
             keyboard: false,
             operations_due: false,
+            hopeless: false,
             power: None,
             quiet_until_ns: 0,
             timer_at_ns: None,

@@ -55,6 +55,14 @@ fn main(boot: Boot) -> ! {
         match host.turn() {
             Next::Again => {}
             Next::Sleep => xen.block(),
+            Next::Hopeless => {
+                let mut line = Line::new();
+                line.say(format_args!(
+                    "PpVMM cannot start: the machine has too little memory; give it more"
+                ));
+                line.print(&xen);
+                xen.machine_exit(EXIT_START)
+            }
             Next::Power(api::Power::Reboot) => xen.shutdown(abi::ShutdownReason::Reboot),
             Next::Power(api::Power::Off) => xen.machine_exit(EXIT_DONE),
         }

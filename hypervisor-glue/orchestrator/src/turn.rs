@@ -30,6 +30,8 @@ pub enum Next {
     Sleep,
     /// The machine ends, or starts again.
     Power(api::Power),
+    /// The host cannot start; what was tried has been printed.
+    Hopeless,
 }
 
 /// Everything the orchestrator is.
@@ -58,6 +60,12 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         self.show_life();
         if let Some(power) = self.host.power {
             return Next::Power(power);
+        }
+        if self.host.hopeless {
+            while !self.host.notes.is_empty() {
+                self.host.notes.print_one(self.host.xen);
+            }
+            return Next::Hopeless;
         }
         self.start_jobs();
         self.arm_timer();

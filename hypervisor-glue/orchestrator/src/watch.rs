@@ -1,7 +1,7 @@
 //! Watching and recovering: what the supervisor is shown of each unit, and what is done when it
 //! decides.
 
-use abi::{Control, DomainInfo, DomainState, Port, ShutdownReason};
+use abi::{Control, DomainInfo, DomainState, Port, ShutdownReason, XenError};
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
 use fabric::health::State;
@@ -258,8 +258,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
 
     /// What was asked for could not be done.
     pub fn job_failed(&mut self, failed: &Failed) {
-        let domid = self.units[failed.unit].domid;
-        self.notes.add(self.xen.now_ns(), failed.note(domid));
+        let unit = &self.units[failed.unit];
+        // Memory that is missing at the first start does not come by trying again.
+        self.hopeless |= unit.life == 0 && failed.error == XenError::NoMemory;
+        self.notes.add(self.xen.now_ns(), failed.note(unit.domid));
         self.tell_supervisor(failed.unit, Event::JobFailed);
     }
 
