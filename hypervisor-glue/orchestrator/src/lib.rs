@@ -9,7 +9,7 @@
 //! | [`host`] | the units, the guests' slots and the relay: everything that happens at once |
 //! | [`jobs`] | longer work on units, in steps: build, rebuild, restore |
 //! | [`operations`] | what tool-uk asks for, in steps |
-//! | [`unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
+//! | [`mod@unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
 //! | [`keyboard`], [`report`] | what the operator types and is told |
 //! | [`voices`] | what services and guests have to say |
 //! | [`watchdog`] | the last resort |

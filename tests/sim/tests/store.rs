@@ -2,8 +2,6 @@
 //! the replicated xenstore-uk will do, on a network without faults and with crashing replicas.
 #![allow(clippy::unwrap_used)]
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::{BTreeMap, VecDeque};
 
 use fabric::HeapMemory;
