@@ -116,6 +116,9 @@ struct Outcome {
     attacks: Vec<Attacked>,
     /// Recoveries that nobody's fault explains.
     alarms: u64,
+    /// Faults asked for, and faults injected.
+    rebuilds: u64,
+    faults: u64,
     /// Faults injected and not repaired.
     unrepaired: u64,
     /// The script's last line.
@@ -161,7 +164,7 @@ impl Boot {
         if *rebuilds > 0 {
             let (kinds, gap_us) = (vec!["crash-undefined"], ATTACK_MS * 1_000 / 3);
             // The ordinary guest has booted when the store has had this much work.
-            let plan = Plan { kinds, count: *rebuilds, seed: *seed, gap_us, after: 5_000 };
+            let plan = Plan { kinds, count: *rebuilds, seed: *seed, gap_us, after: 1_000 };
             machine.orchestrator_args.extend([plan.word()?, "rung=3".into()]);
         }
         let mut vm = Vm::start(&machine, LIMIT)?;
@@ -170,7 +173,7 @@ impl Boot {
         });
         let records = vm.records().to_vec();
         vm.kill()?;
-        let mut outcome = read(&records, attacks);
+        let mut outcome = Outcome { rebuilds: *rebuilds, ..read(&records, attacks) };
         match end {
             Ok((total, _)) => outcome.total = Some(total),
             Err(error) => outcome.broken = Some(format!("{error:#}")),
@@ -184,6 +187,7 @@ fn read(records: &[Record], wanted: &[&'static str]) -> Outcome {
     let mut outcome = Outcome { wanted: wanted.to_vec(), ..Outcome::default() };
     let own = |event: &str| records.iter().filter(|r| r.source.is_empty() && r.is(event)).count();
     let found = faults::collect(records, super::harness::UNIT);
+    outcome.faults = found.len() as u64;
     outcome.unrepaired = found.iter().filter(|fault| fault.repaired.is_none()).count() as u64;
     let explained = found.iter().filter(|fault| fault.repaired.is_some()).count() as u64;
     let recovered = own("recovered") as u64;
@@ -301,7 +305,10 @@ fn judge(report: &mut Report, outcomes: &[Outcome]) {
 
 fn promise(report: &mut Report, outcomes: &[Outcome], missing: u64) {
     let sum = |value: fn(&Outcome) -> u64| Some(outcomes.iter().map(value).sum::<u64>());
+    let injected = outcomes.iter().map(|outcome| outcome.faults).sum::<u64>();
+    let wanted = outcomes.iter().map(|outcome| outcome.rebuilds).sum::<u64>();
     let mut promises = vec![
+        Promise::enough("rebuilds beside wrong grants", wanted, injected as usize),
         Promise::at_most("attacks that never came", 0, Some(missing)),
         Promise::at_most("recoveries without a fault", 0, sum(|outcome| outcome.alarms)),
         Promise::at_most("faults not repaired", 0, sum(|outcome| outcome.unrepaired)),
