@@ -55,7 +55,9 @@ pub trait StateMachine {
     /// Lets snapshot `slot` go.
     fn snapshot_close(&mut self, slot: usize);
 
-    /// Empties the state; pieces of a snapshot follow.
+    /// Pieces of a snapshot follow. They are kept beside the present state, which stays whole and
+    /// in use until [`Self::restore_close`]: the snapshot may never be completed, and then the old
+    /// state may be the only one left.
     fn restore_open(&mut self);
 
     /// Takes the next piece.
@@ -64,9 +66,10 @@ pub trait StateMachine {
     /// When the bytes make no state; the transfer then starts again.
     fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), RestoreError>;
 
-    /// Completes the state as the one at `index`, durably.
+    /// Puts the state that the pieces make in the place of the present one, durably and at once,
+    /// as the state at `index`.
     ///
     /// # Errors
-    /// When something is missing or the state's digest is not `digest`.
+    /// When something is missing or its digest is not `digest`; the present state stays then.
     fn restore_close(&mut self, index: u64, digest: u64) -> Result<(), RestoreError>;
 }

@@ -166,10 +166,6 @@ impl<M: SharedMemory> Node<M> {
         let next = match current {
             Some(incoming) => incoming.next,
             None if chunk == 0 => {
-                if !self.storage.restoring() {
-                    // From here on the state is neither the old one nor the new one.
-                    self.storage.set_restoring(true);
-                }
                 machine.restore_open();
                 0
             }
@@ -188,8 +184,7 @@ impl<M: SharedMemory> Node<M> {
         self.incoming = Some(Incoming { from, from_boot, number, next: chunk + 1 });
         let mut whole = machine.restore_chunk(&body[8 + len..]).is_ok();
         if whole && message.flags & FLAG_LAST != 0 {
-            whole = machine.restore_close(position.index, digest).is_ok()
-                && self.install(position, config);
+            whole = self.complete(position, config, digest, machine);
         }
         if !whole {
             self.incoming = None;
@@ -197,6 +192,26 @@ impl<M: SharedMemory> Node<M> {
         }
         self.settle(now_ns, &Context::default());
         Ok(())
+    }
+
+    /// The snapshot has arrived: it takes the place of the state that the machine has kept.
+    fn complete<S: StateMachine>(
+        &mut self,
+        position: Position,
+        config: noraft::ClusterConfig,
+        digest: u64,
+        machine: &mut S,
+    ) -> bool {
+        let had_state = !self.storage.restoring();
+        if had_state {
+            // For a moment state and log do not fit each other.
+            self.storage.set_restoring(true);
+        }
+        let closed = machine.restore_close(position.index, digest).is_ok();
+        if !closed && had_state {
+            self.storage.set_restoring(false);
+        }
+        closed && self.install(position, config)
     }
 
     /// The state machine holds the state at `position`: the log continues from there.

@@ -167,6 +167,22 @@ fn a_follower_may_crash_while_it_is_restored() {
     while !cluster.trace.iter().any(|line| line.contains("1>3 Chunk")) {
         assert!(cluster.step());
     }
+    assert!(!cluster.node(3).status().restoring, "the old state stays until the new one is whole");
+    cluster.crash(3);
+    cluster.open(3).unwrap();
+    cluster.pass(SECOND);
+    assert_same(&cluster);
+}
+
+#[test]
+fn a_state_that_is_lost_while_it_is_restored_is_restored_again() {
+    let mut cluster = elected();
+    cluster.propose(1, 16, 1, b"a");
+    cluster.pass(SECOND);
+    cluster.node(3).abandon_machine(0);
+    while !cluster.trace.iter().any(|line| line.contains("1>3 Chunk")) {
+        assert!(cluster.step());
+    }
     cluster.crash(3);
     cluster.replica(3).machine = Ledger::default();
     cluster.open(3).unwrap();

@@ -82,7 +82,7 @@ impl StateMachine for Ledger {
     }
 
     fn restore_open(&mut self) {
-        *self = Self::default();
+        self.restoring.clear();
     }
 
     fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
@@ -92,16 +92,21 @@ impl StateMachine for Ledger {
 
     fn restore_close(&mut self, index: u64, digest: u64) -> Result<(), RestoreError> {
         let bytes = std::mem::take(&mut self.restoring);
+        let mut state = Self::default();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
             let connection = u32::from_le_bytes(rest[..4].try_into().unwrap());
             let sequence = u64::from_le_bytes(rest[4..12].try_into().unwrap());
             let len = u32::from_le_bytes(rest[12..16].try_into().unwrap()) as usize;
-            self.execute(connection, sequence, &rest[16..16 + len]);
+            state.execute(connection, sequence, &rest[16..16 + len]);
             rest = &rest[16 + len..];
         }
-        self.applied = index;
-        if self.digest() == digest { Ok(()) } else { Err(RestoreError) }
+        state.applied = index;
+        if state.digest() != digest {
+            return Err(RestoreError);
+        }
+        *self = state;
+        Ok(())
     }
 }
 

@@ -268,11 +268,7 @@ impl StateMachine for Kv {
     }
 
     fn restore_open(&mut self) {
-        if self.fuse.burn(1) == 1 {
-            self.state = State::default();
-            self.damaged.set(false);
-            self.arriving = Some(Vec::new());
-        }
+        self.arriving = Some(Vec::new());
     }
 
     fn restore_chunk(&mut self, bytes: &[u8]) -> Result<(), RestoreError> {
@@ -299,6 +295,7 @@ impl StateMachine for Kv {
             return Err(RestoreError);
         }
         self.state = state;
+        self.damaged.set(false);
         Ok(())
     }
 }

@@ -82,6 +82,8 @@ fn cargo(tree: &Path, work: &Path, args: &[&str]) -> Result<Output, String> {
         // The oracles shall object, not the core's own assertions.
         .env("CARGO_PROFILE_DEV_DEBUG_ASSERTIONS", "false")
         .env("CARGO_TERM_COLOR", "never")
+        // A build that was interrupted must not spoil the next one.
+        .env("CARGO_INCREMENTAL", "0")
         .output()
         .map_err(|why| format!("cargo {args:?}: {why}"))
 }
