@@ -4,7 +4,7 @@ use sim::Summary;
 use sim::trace::Trace;
 
 /// Seeds of the set. `docs/ORACLES.md` records longer runs.
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 400;
 
 #[test]
 fn the_fixed_seeds_are_clean() {

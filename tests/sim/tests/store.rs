@@ -1,9 +1,6 @@
 //! The XenStore engine behind the trait that the simulator's own state machine implements: what
 //! the replicated xenstore-uk will do, on a network without faults and with crashing replicas.
-<<<<<<< HEAD
-=======
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
->>>>>>> f013f4c (Keep the old state until the snapshot is whole: it may be the last one left)
+#![allow(clippy::unwrap_used)]
 
 use std::collections::{BTreeMap, VecDeque};
 
