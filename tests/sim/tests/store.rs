@@ -1,6 +1,6 @@
 //! The XenStore engine behind the trait that the simulator's own state machine implements: what
 //! the replicated xenstore-uk will do, on a network without faults and with crashing replicas.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, VecDeque};
 
