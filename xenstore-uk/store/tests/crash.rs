@@ -239,3 +239,29 @@ fn a_request_that_kills_the_server_is_given_up() {
     assert_eq!(host.read(TOOL, "/x"), "old");
     assert_eq!(host.write(TOOL, "/x", "new"), "OK|");
 }
+
+/// A connection's number is used again; what the former domain was told stays in the area, and
+/// must not be told to the next one, wherever the server dies.
+#[test]
+fn events_of_a_former_connection_stay_its_own() {
+    let mut host = Host::new();
+    host.introduce(16);
+    let former = host.server.connection_of(16);
+    let node = "/local/domain/16/data";
+    assert_eq!(host.write(TOOL, node, "x"), "OK|");
+    assert_eq!(host.call(TOOL, O::SetPermissions, &[node, "n16"]), "OK|");
+    assert_eq!(host.call(16, O::Watch, &["data", "secret"]), "OK|");
+    assert_eq!(host.write(16, "data", "y"), "OK|");
+    assert_eq!(host.events(16).len(), 2, "the watch's own event and the change");
+    assert_eq!(host.call(TOOL, O::Release, &["16"]), "OK|");
+    host.introduce(17);
+    assert_eq!(host.server.connection_of(17), former, "the number is used again");
+    host.restart();
+    host.settle();
+    assert_eq!(host.events(17), Vec::<String>::new());
+    // Its own events do not end where an old one happens to begin.
+    assert_eq!(host.call(17, O::Watch, &["data", "secret"]), "OK|");
+    host.restart();
+    host.settle();
+    assert_eq!(host.events(17), ["data|secret|"]);
+}

@@ -239,21 +239,30 @@ impl<'a, A: SharedMemory> Area<'a, A> {
         (EVENT_HEAD + content.next_multiple_of(8)) as u64
     }
 
-    fn event_sum(&self, place: u64, commit: u64, content: &[u8]) -> u64 {
-        Checksum::new(self.key).word(place).word(commit).bytes(content).finish()
+    /// The life is covered because each begins at place 0 again: what a former life left in the
+    /// queue must not pass for an event of this one, whose client may be another domain.
+    fn event_sum(&self, life: u64, place: u64, commit: u64, content: &[u8]) -> u64 {
+        Checksum::new(self.key).word(life).word(place).word(commit).bytes(content).finish()
     }
 
-    /// Writes an event at `place` in the stream of events; the caller has seen to the room.
-    pub fn write_event(&self, place: u64, commit: u64, content: &[u8]) {
-        let sum = self.event_sum(place, commit, content);
+    /// Writes an event of the connection's `life` at `place` in the stream of events; the caller
+    /// has seen to the room.
+    pub fn write_event(&self, life: u64, place: u64, commit: u64, content: &[u8]) {
+        let sum = self.event_sum(life, place, commit, content);
         self.copy_in(place + 8, &commit.to_le_bytes());
         self.copy_in(place + 16, &(content.len() as u64).to_le_bytes());
         self.copy_in(place + EVENT_HEAD as u64, content);
         self.copy_in(place, &sum.to_le_bytes());
     }
 
-    /// Reads the event at `place` into `content` and answers its commit; `None` if there is none.
-    pub fn read_event(&self, place: u64, content: &mut alloc::vec::Vec<u8>) -> Option<u64> {
+    /// Reads the event of the connection's `life` at `place` into `content` and answers its
+    /// commit; `None` if there is none.
+    pub fn read_event(
+        &self,
+        life: u64,
+        place: u64,
+        content: &mut alloc::vec::Vec<u8>,
+    ) -> Option<u64> {
         let mut head = [0; EVENT_HEAD];
         self.copy_out(place, &mut head);
         let (words, _) = head.as_chunks::<8>();
@@ -264,7 +273,7 @@ impl<'a, A: SharedMemory> Area<'a, A> {
         content.clear();
         content.resize(len as usize, 0);
         self.copy_out(place + EVENT_HEAD as u64, content);
-        (self.event_sum(place, commit, content) == sum).then_some(commit)
+        (self.event_sum(life, place, commit, content) == sum).then_some(commit)
     }
 
     /// Makes the event at `place` no event.
@@ -331,11 +340,12 @@ mod tests {
         let mut content = alloc::vec::Vec::new();
         for commit in 0..1000u64 {
             let event = vec![commit as u8; (commit % 97) as usize];
-            area.write_event(place, commit, &event);
-            assert_eq!(area.read_event(place, &mut content), Some(commit));
+            area.write_event(1, place, commit, &event);
+            assert_eq!(area.read_event(1, place, &mut content), Some(commit));
             assert_eq!(content, event);
+            assert_eq!(area.read_event(2, place, &mut content), None, "of another life");
             place += Area::<HeapMemory>::event_len(event.len());
-            assert_eq!(area.read_event(place, &mut content), None);
+            assert_eq!(area.read_event(1, place, &mut content), None);
         }
     }
 

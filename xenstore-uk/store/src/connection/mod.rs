@@ -115,7 +115,7 @@ impl Connection {
         let mut content = Vec::new();
         self.tail = self.state.events_head;
         while self.tail - self.state.events_head < EVENTS_LEN as u64 {
-            match area.read_event(self.tail, &mut content) {
+            match area.read_event(self.state.life, self.tail, &mut content) {
                 Some(commit) if commit <= committed => {
                     let len = Area::<A>::event_len(content.len());
                     self.events.push_back(Waiting { len, hash: area.message_sum(&content) });
@@ -206,7 +206,7 @@ impl Connection {
             self.save(area);
             return Queued::Lost;
         }
-        area.write_event(self.tail, commit, content);
+        area.write_event(self.state.life, self.tail, commit, content);
         self.events.push_back(Waiting { len, hash });
         self.tail += len;
         Queued::Yes
@@ -240,7 +240,8 @@ impl Connection {
         if self.state.sending == Sending::Reply {
             return true;
         }
-        if area.read_event(self.state.events_head, message).is_none() {
+        let state = &self.state;
+        if area.read_event(state.life, state.events_head, message).is_none() {
             return false;
         }
         let header = Header {
