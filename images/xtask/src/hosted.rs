@@ -28,13 +28,17 @@ const SEEDS: u64 = 4;
 const REQUESTS: &str = "3000";
 
 /// A running server; dropping it ends it.
-struct Server(Child);
+struct Server {
+    process: Child,
+    socket: PathBuf,
+}
 
 impl Drop for Server {
     fn drop(&mut self) {
         // A failure means that it has ended already.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let _ = std::fs::remove_file(&self.socket);
     }
 }
 
@@ -63,8 +67,9 @@ pub fn run() -> Result<String> {
     Ok(format!("{SEEDS} seeds of {REQUESTS} requests, a death every {RESTART_EVERY}: all right"))
 }
 
-fn start(program: &Path, socket: &PathBuf) -> Result<Server> {
-    let child = Command::new(program)
+/// Starts the server and waits for its socket, which appears when it listens.
+fn start(program: &Path, socket: &Path) -> Result<Server> {
+    let process = Command::new(program)
         .arg("--socket")
         .arg(socket)
         .args(["--restart-every", RESTART_EVERY])
@@ -72,7 +77,7 @@ fn start(program: &Path, socket: &PathBuf) -> Result<Server> {
         .stdout(Stdio::null())
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
-    let server = Server(child);
+    let server = Server { process, socket: socket.to_owned() };
     let begin = Instant::now();
     while !socket.exists() {
         if begin.elapsed() > START_LIMIT {

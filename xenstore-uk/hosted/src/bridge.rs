@@ -51,11 +51,19 @@ impl Outlet {
 }
 
 /// Listens on a socket and reports what happens there.
+///
+/// Binding makes the file, but only listening makes it answer. The socket gets its name when it
+/// listens, so that whoever sees the file can connect.
 pub fn listen(path: &Path, inbox: Sender<Event>) -> std::io::Result<()> {
-    if path.exists() {
-        std::fs::remove_file(path)?;
+    let mut nascent = path.as_os_str().to_owned();
+    nascent.push(format!(".{}", std::process::id()));
+    // A file of that name is left from a process that is gone.
+    match std::fs::remove_file(&nascent) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let listener = UnixListener::bind(&nascent)?;
+    std::fs::rename(&nascent, path)?;
     thread::spawn(move || {
         for (number, stream) in listener.incoming().enumerate() {
             match stream.and_then(|stream| connect(number as u64, stream, &inbox)) {

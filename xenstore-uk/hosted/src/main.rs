@@ -19,7 +19,7 @@ use clap::Parser;
 /// Serves XenStore on a Unix socket.
 #[derive(Parser)]
 struct Arguments {
-    /// Path of the socket; a file that is there is replaced.
+    /// Path of the socket; a file that is there is replaced. It appears when the server listens.
     #[arg(long)]
     socket: PathBuf,
     /// Most connections at once.

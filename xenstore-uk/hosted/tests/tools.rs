@@ -21,6 +21,7 @@ impl Server {
             .stdout(Stdio::null())
             .spawn()
             .expect("the server starts");
+        // The socket appears when the server listens.
         let until = Instant::now() + Duration::from_secs(10);
         while !socket.exists() {
             assert!(Instant::now() < until, "no socket at {}", socket.display());
