@@ -1,6 +1,6 @@
 //! Reads `ppvmm.toml`, or the file named by `PPVMM_SYSTEM`, and generates the tables of this crate.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::{env, fs};
 
@@ -10,14 +10,9 @@ mod describe;
 fn main() -> ExitCode {
     let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ppvmm.toml");
     let file = env::var_os("PPVMM_SYSTEM").map_or(default, PathBuf::from);
-    println!("cargo:rerun-if-changed={}", file.display());
     println!("cargo:rerun-if-env-changed=PPVMM_SYSTEM");
     let target = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let result = fs::read_to_string(&file)
-        .map_err(|error| format!("cannot be read: {error}"))
-        .and_then(|text| describe::parse(&text).map_err(|wrong| wrong.to_string()))
-        .map(|description| describe::emit(&description));
-    match result {
+    match describe_file(&file).map(|description| describe::emit(&description)) {
         Ok(tables) => {
             fs::write(target.join("system.rs"), tables).expect("OUT_DIR is writable");
             ExitCode::SUCCESS
@@ -28,4 +23,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn describe_file(file: &Path) -> Result<describe::file::Description, String> {
+    let text = read(file)?;
+    let description = match describe::base(&text).map_err(|wrong| wrong.to_string())? {
+        None => describe::parse(&text),
+        Some(name) => describe::parse_over(&read(&file.with_file_name(name))?, &text),
+    };
+    description.map_err(|wrong| wrong.to_string())
+}
+
+fn read(file: &Path) -> Result<String, String> {
+    println!("cargo:rerun-if-changed={}", file.display());
+    fs::read_to_string(file).map_err(|error| format!("{} cannot be read: {error}", file.display()))
 }

@@ -39,12 +39,47 @@ impl std::fmt::Display for Wrong {
 
 impl std::error::Error for Wrong {}
 
+/// Names the file that a description builds upon, beside it.
+const BASE: &str = "base";
+
 /// The checked description in `text`.
 pub fn parse(text: &str) -> Result<Description, Wrong> {
-    let description: Description =
-        toml::from_str(text).map_err(|error| Wrong::Syntax(error.to_string()))?;
+    let description: Description = toml::from_str(text).map_err(syntax)?;
     check::check(&description)?;
     Ok(description)
+}
+
+/// The file that the description in `text` says it builds upon, if it does.
+pub fn base(text: &str) -> Result<Option<String>, Wrong> {
+    match table(text)?.remove(BASE) {
+        None => Ok(None),
+        Some(toml::Value::String(name)) => Ok(Some(name)),
+        Some(other) => Err(Wrong::Value {
+            field: BASE.into(),
+            value: format!("({})", other.type_str()),
+            allowed: "the name of a description in the same folder".into(),
+        }),
+    }
+}
+
+/// The checked description in `text` over its base: each table it has takes the place of the
+/// base's table of that name, and all others are the base's.
+pub fn parse_over(base: &str, text: &str) -> Result<Description, Wrong> {
+    let mut whole = table(base)?;
+    let mut own = table(text)?;
+    own.remove(BASE);
+    whole.extend(own);
+    let description: Description = whole.try_into().map_err(syntax)?;
+    check::check(&description)?;
+    Ok(description)
+}
+
+fn table(text: &str) -> Result<toml::Table, Wrong> {
+    toml::from_str(text).map_err(syntax)
+}
+
+fn syntax(error: toml::de::Error) -> Wrong {
+    Wrong::Syntax(error.to_string())
 }
 
 #[cfg(test)]

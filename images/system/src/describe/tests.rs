@@ -21,6 +21,34 @@ fn the_description_is_good() {
     assert!(tables.contains("pub const XENSTORE_UK_AREA_PAGES: usize = 4;"), "{tables}");
 }
 
+/// The descriptions that build upon the one of the host.
+const VARIANTS: [&str; 2] =
+    [include_str!("../../hostile.toml"), include_str!("../../several.toml")];
+
+#[test]
+fn the_variants_are_good_and_change_nothing_but_guests() {
+    let whole = parse(GOOD).unwrap();
+    for text in VARIANTS {
+        assert_eq!(base(text), Ok(Some("ppvmm.toml".into())));
+        let variant = parse_over(GOOD, text).unwrap();
+        assert_ne!(variant.guests.len(), whole.guests.len());
+        let back = Description { guests: whole.guests.clone(), ..variant };
+        assert_eq!(format!("{back:?}"), format!("{whole:?}"));
+    }
+}
+
+#[test]
+fn a_wrong_base_and_a_wrong_variant_are_named() {
+    assert_eq!(base(GOOD), Ok(None));
+    let message = |result: Result<Description, Wrong>| result.unwrap_err().to_string();
+    assert!(base("base = 3").unwrap_err().to_string().starts_with("base = (integer) is wrong"));
+    let text = "[limits]\nslots = 65";
+    assert!(message(parse_over(GOOD, text)).contains("missing field"), "whole tables count");
+    assert!(message(parse_over(GOOD, "limit = 3")).contains("unknown field `limit`"));
+    assert!(message(parse_over(GOOD, "version = 2")).contains("version = 2 is wrong"));
+    assert!(message(parse("base = \"x\"")).contains("unknown field `base`"));
+}
+
 #[test]
 fn bounds_agree_with_the_fabric() {
     assert_eq!(check::SLOTS_MAX as usize, fabric::domains::SLOTS);
