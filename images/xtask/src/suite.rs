@@ -5,12 +5,14 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
-use crate::{paths, run};
+use crate::{build, paths, run};
 
 /// One line that must come, in order.
 pub enum Expect {
     /// A line with this pattern.
     Line(&'static str),
+    /// A line with each of these patterns, in whatever order.
+    Lines(&'static [&'static str]),
     /// An event of this name from the orchestrator itself.
     Event(&'static str),
     /// After this point, letters typed on the serial console.
@@ -32,6 +34,8 @@ pub struct Boot {
     pub name: &'static str,
     /// The unikernel that Xen starts as its initial domain.
     pub initial: &'static str,
+    /// Another system description than the host's own, by its name in `images/system`.
+    pub system: Option<&'static str>,
     /// A unikernel as its module instead of the archive.
     pub module: Option<&'static str>,
     /// Whether the demonstration's faults are injected.
@@ -63,11 +67,12 @@ pub const VIRTUAL: Way = Way { cpus: 1, clock: Clock::Virtual, name: "virtual-sm
 /// Two CPUs on the real clock: nothing may rest on one CPU or on a calm machine.
 pub const REAL: Way = Way { cpus: 2, clock: Clock::Real, name: "real-smp2" };
 
-/// The boots.
-pub const BOOTS: [Boot; 2] = [
+/// The boots. Those of another system come last: they replace the images that `build` left.
+pub const BOOTS: [Boot; 3] = [
     Boot {
         name: "runtime-trials",
         initial: "glue-orchestrator",
+        system: None,
         module: Some("glue-service"),
         has_faults: false,
         // It measures the runtime against limits of the virtual clock.
@@ -79,6 +84,7 @@ pub const BOOTS: [Boot; 2] = [
     Boot {
         name: "three-faults",
         initial: "orchestrator",
+        system: None,
         module: None,
         has_faults: true,
         ways: &[VIRTUAL, REAL],
@@ -89,6 +95,31 @@ pub const BOOTS: [Boot; 2] = [
             Expect::Event("recovered"),
             Expect::Event("recovered"),
             Expect::Line("demo: wrote*read it back"),
+            Expect::Type("Py"),
+        ],
+        end: End::With(Outcome::Passed),
+        patience_s: 180,
+    },
+    Boot {
+        name: "several-guests",
+        initial: "orchestrator",
+        system: Some("several"),
+        module: None,
+        has_faults: true,
+        ways: &[VIRTUAL],
+        expect: &[
+            Expect::Lines(&[
+                "(g16) demo: wrote*read it back",
+                "(g17) demo: wrote*read it back",
+                "(g18) GUEST_DONE work=run exit=0",
+                "(g19) GUEST_DONE work=run exit=0",
+                "guest leaves (d18) powered off: it is removed",
+                "guest returns (d19) reboots: it is restarted",
+                "guest returns is d20, running",
+                "(g20) GUEST_DONE work=run exit=0",
+            ]),
+            Expect::Line("(g16) demo: wrote*read it back"),
+            Expect::Line("(g17) demo: wrote*read it back"),
             Expect::Type("Py"),
         ],
         end: End::With(Outcome::Passed),
@@ -140,6 +171,10 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     let mut machine = Machine::host(&format!("suite-{}-{}", boot.name, way.name), way.clock);
     machine.cpus = way.cpus;
     machine.orchestrator = Some(paths::unikernel(boot.initial));
+    if let Some(name) = boot.system {
+        let system = Some(paths::root().join(format!("images/system/{name}.toml")));
+        build::run(&build::Options { system, ..build::Options::default() })?;
+    }
     if let Some(module) = boot.module {
         machine.archive = Some(paths::unikernel(module));
     }
@@ -152,6 +187,7 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     for expect in boot.expect {
         match expect {
             Expect::Line(pattern) => drop(vm.expect(pattern, patience)?),
+            Expect::Lines(patterns) => all_of(&mut vm, patterns, patience)?,
             Expect::Event(name) => drop(vm.expect_event(name, "", patience)?),
             Expect::Type(text) => vm.type_text(text.as_bytes())?,
         }
@@ -166,4 +202,14 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
         bail!("it should have ended with \"{wanted}\", and ended with \"{outcome}\"");
     }
     Ok(outcome.to_string())
+}
+
+/// Waits for a line with each pattern, in whatever order they come.
+fn all_of(vm: &mut Vm, patterns: &[&str], patience: Duration) -> Result<()> {
+    let mut missing = patterns.to_vec();
+    while !missing.is_empty() {
+        let (found, _) = vm.expect_any(&missing, patience)?;
+        missing.remove(found);
+    }
+    Ok(())
 }
