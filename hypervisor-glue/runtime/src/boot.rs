@@ -303,30 +303,63 @@ fn check_xen(hypervisor: &Hypervisor) {
     const VERSION: u64 = 0;
     // SAFETY: No memory is passed.
     let version = outcome(unsafe { hypercall(Call::XenVersion, [VERSION, 0, 0, 0, 0]) });
-    let version = version.unwrap_or(0);
-    let (major, minor) = (version >> 16, version & 0xffff);
-    let known = hypervisor.domain_info(DomId::ORCHESTRATOR);
-    if (major, minor) == XEN_VERSION && known.is_ok() {
-        return;
+    let control = hypervisor.domain_info(DomId::ORCHESTRATOR).map(|_| ());
+    if let Some(misfit) = misfit(version.unwrap_or(0), control) {
+        let _ = writeln!(Console, "\n{misfit}");
+        hypervisor.machine_exit(failure::EXIT_FAILED)
     }
-    let _ = writeln!(
-        Console,
-        "\nPpVMM needs Xen {}.{} with domctl interface {:#x}; this is Xen {major}.{minor}{}.",
-        XEN_VERSION.0,
-        XEN_VERSION.1,
-        abi::layout::DOMCTL_VERSION,
-        match known {
-            Err(XenError::WrongVersion) => ", and its domctl interface differs",
-            Err(_) => ", and it refuses control operations",
-            Ok(_) => "",
-        }
-    );
-    hypervisor.machine_exit(failure::EXIT_FAILED)
+}
+
+/// A Xen that we cannot work on.
+struct Misfit {
+    /// Its major and minor version.
+    version: (u64, u64),
+    /// Why its control interface does not serve, if it does not.
+    control: Option<XenError>,
+}
+
+/// What is wrong with a Xen of this `version` (as `XENVER_version` tells it) that answers the first
+/// control operation with `control`.
+fn misfit(version: u64, control: Result<(), XenError>) -> Option<Misfit> {
+    let version = (version >> 16, version & 0xffff);
+    let fits = version == XEN_VERSION && control.is_ok();
+    (!fits).then(|| Misfit { version, control: control.err() })
+}
+
+impl core::fmt::Display for Misfit {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let ((major, minor), (known_major, known_minor)) = (self.version, XEN_VERSION);
+        write!(
+            f,
+            "PpVMM needs Xen {known_major}.{known_minor} with domctl interface {:#x}; \
+             this is Xen {major}.{minor}{}.",
+            abi::layout::DOMCTL_VERSION,
+            match self.control {
+                Some(XenError::WrongVersion) => ", and its domctl interface differs",
+                Some(_) => ", and it refuses control operations",
+                None => "",
+            }
+        )
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_xen_is_told_what_is_needed() {
+        let said = |version, control| misfit(version, control).map(|misfit| misfit.to_string());
+        let (ours, needs) = (4 << 16 | 17, "PpVMM needs Xen 4.17 with domctl interface 0x15");
+        assert_eq!(said(ours, Ok(())), None);
+        let newer = said(4 << 16 | 18, Err(XenError::WrongVersion));
+        let text = "; this is Xen 4.18, and its domctl interface differs.";
+        assert_eq!(newer, Some(format!("{needs}{text}")));
+        assert_eq!(said(5 << 16, Ok(())), Some(format!("{needs}; this is Xen 5.0.")));
+        let refused = said(ours, Err(XenError::NotPermitted));
+        let text = "; this is Xen 4.17, and it refuses control operations.";
+        assert_eq!(refused, Some(format!("{needs}{text}")));
+    }
 
     #[test]
     fn arguments_are_words_with_a_value() {
