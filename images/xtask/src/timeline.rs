@@ -72,9 +72,9 @@ impl Timeline {
             self.open = Some(fault);
             return Some(text);
         }
-        let fault = self.open.as_mut()?;
+        let Some(fault) = self.open.as_mut() else { return unasked(record) };
         if !fault.note(record, self.unit) {
-            return None;
+            return unasked(record);
         }
         let since = |instant: Option<u64>| time(instant.and_then(|t| t.checked_sub(fault.at)));
         Some(format!(
@@ -105,6 +105,28 @@ impl Timeline {
         let lost = if self.wrong == 0 { "nothing lost" } else { "answers were WRONG" };
         Some(format!(">>> fault {}: the guest goes on, {lost}", self.faults))
     }
+}
+
+/// A recovery that no injected fault explains: the operator's word, or a failure of its own.
+fn unasked(record: &Record) -> Option<String> {
+    if !record.source.is_empty() {
+        return None;
+    }
+    let span = |from: &str, to: &str| {
+        time(record.number(to).and_then(|end| end.checked_sub(record.number(from)?)))
+    };
+    if record.is("recovered") {
+        return Some(format!(
+            ">>> {} was recovered by {} (why: {}) and serves after {}",
+            record.text("unit").unwrap_or("a unit"),
+            record.number("rung").map_or("nothing", rung_name),
+            record.text("reason").unwrap_or("not told"),
+            span("detected", "ready"),
+        ));
+    }
+    record.is("self-recovered").then(|| {
+        format!(">>> the orchestrator recovered itself within {}", span("entered", "ready"))
+    })
 }
 
 /// A guest's kernel begins its lines with the time, behind the guest's name.
@@ -144,6 +166,21 @@ mod tests {
         let lines = tell(&mut t, "(g16) demo: wrote 4, read it back");
         assert_eq!(lines[1], ">>> fault 1: the guest goes on, nothing lost");
         assert_eq!((t.faults, t.survived, t.right, t.right_since), (1, 1, 2, 2));
+    }
+
+    #[test]
+    fn a_recovery_without_a_fault_is_told_in_one_line() {
+        let mut t = Timeline::new(false, "u");
+        let asked = "@{\"event\":\"recovered\",\"unit\":\"v\",\"rung\":3,\
+                     \"reason\":\"operator\",\"detected\":5,\"ready\":6005}";
+        assert_eq!(
+            tell(&mut t, asked),
+            [">>> v was recovered by rebuild (why: operator) and serves after 6000 ns"]
+        );
+        let own = r#"@{"event":"self-recovered","times":1,"entered":7,"ready":107}"#;
+        assert_eq!(tell(&mut t, own), [">>> the orchestrator recovered itself within 100 ns"]);
+        assert!(tell(&mut t, r#"(g16) @{"event":"recovered","unit":"v"}"#).is_empty());
+        assert_eq!((t.faults, t.survived), (0, 0));
     }
 
     #[test]
