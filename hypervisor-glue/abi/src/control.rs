@@ -225,4 +225,9 @@ pub trait Control: Xen {
     /// Arms (seconds) or stops (`None`) the watchdog that restarts the machine when the
     /// orchestrator no longer re-arms it (`SCHEDOP_watchdog`).
     fn set_watchdog(&self, seconds: Option<u32>) -> Result<(), XenError>;
+
+    /// Sets a domain's share of CPU time against others' (`XEN_DOMCTL_SCHEDOP_putinfo` of the
+    /// scheduler credit2, which takes 1 to 65,535; every domain begins with 256). Who has used
+    /// less of its share runs first when it wakes.
+    fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError>;
 }

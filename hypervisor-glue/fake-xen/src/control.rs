@@ -285,4 +285,11 @@ impl Control for FakeXen {
         self.machine.state.borrow_mut().watchdog = seconds;
         Ok(())
     }
+
+    fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError> {
+        self.control(Call::SetCpuWeight, id, |domain| {
+            domain.cpu_weight = weight;
+            if weight == 0 { Err(XenError::Invalid) } else { Ok(()) }
+        })
+    }
 }

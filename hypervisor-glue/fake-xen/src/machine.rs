@@ -44,6 +44,7 @@ pub enum Call {
     SetHvmParam,
     AllocPortFor,
     SetWatchdog,
+    SetCpuWeight,
 }
 
 /// A failure to come.
@@ -69,6 +70,9 @@ pub enum VcpuState {
     Hvm(HvmEntry),
 }
 
+/// `CSCHED2_DEFAULT_WEIGHT`: what every domain begins with.
+const DEFAULT_CPU_WEIGHT: u16 = 256;
+
 /// A grant that is not in a page of the domain's own: the fabric's.
 pub(crate) type Grant = (DomId, Page, Access);
 
@@ -80,6 +84,7 @@ pub(crate) struct Domain {
     pub(crate) blocked: bool,
     pub(crate) running: bool,
     pub(crate) cpu_time_ns: u64,
+    pub(crate) cpu_weight: u16,
     pub(crate) ports: Ports,
     pub(crate) timer_at_ns: Option<u64>,
     /// Guest frame (PVH) or machine frame (PV) to page.
@@ -101,6 +106,7 @@ impl Domain {
             blocked: false,
             running: false,
             cpu_time_ns: 0,
+            cpu_weight: DEFAULT_CPU_WEIGHT,
             ports: Ports::default(),
             timer_at_ns: None,
             pages: BTreeMap::new(),
@@ -305,6 +311,11 @@ impl Machine {
         if let Some(initial) = state.domains.get_mut(&DomId::ORCHESTRATOR) {
             initial.ports.raise_virq(Virq::Console);
         }
+    }
+
+    /// A domain's share of CPU time against others'.
+    pub fn cpu_weight(&self, id: DomId) -> Option<u16> {
+        self.state.borrow().domains.get(&id).map(|domain| domain.cpu_weight)
     }
 
     /// The seconds that the watchdog is armed for.

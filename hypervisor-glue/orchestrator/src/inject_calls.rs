@@ -119,6 +119,10 @@ impl<C: Control> Control for Breaking<'_, C> {
         self.xen.set_watchdog(seconds)
     }
 
+    fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError> {
+        self.xen.set_cpu_weight(id, weight)
+    }
+
     passed_on! {
         Print:
         console_write(text: &[u8]) -> ();

@@ -12,6 +12,11 @@ use fabric::SharedMemory;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
 const MAX_AIM_NS: u64 = 25_000;
+/// A unit that sleeps at the chosen instant is looked at again after this time, then after twice as
+/// long, and so on: under load it is awake for some 12 µs per piece of work.
+const FIRST_STEP_NS: u64 = 2_000;
+/// The longest such step; a unit that slept through it has done its work.
+const LAST_STEP_NS: u64 = 1 << 20;
 /// Kinds that one plan may name.
 const MAX_KINDS: usize = 16;
 
@@ -178,11 +183,8 @@ enum Aim {
     Waiting,
     /// Until this time; then at the next piece of work.
     Armed { from_ns: u64 },
-    /// Fires at this time.
-    Firing { at_ns: u64 },
-    /// The unit slept at that time: fires as soon as it is met awake, at its next doorbell at the
-    /// latest. Under load it is busy for some 12 µs per request, and timers are not that exact.
-    Hunting,
+    /// Fires at this time if the unit is awake then, else looks again after `step_ns`.
+    Firing { at_ns: u64, step_ns: u64 },
     /// All faults are injected.
     Done,
 }
@@ -213,8 +215,8 @@ impl Injector {
     /// When it wants to be polled, if it waits for a time.
     pub fn due_ns(&self) -> Option<u64> {
         match self.aim {
-            Aim::Firing { at_ns } => Some(at_ns),
-            Aim::Waiting | Aim::Armed { .. } | Aim::Hunting | Aim::Done => None,
+            Aim::Firing { at_ns, .. } => Some(at_ns),
+            Aim::Waiting | Aim::Armed { .. } | Aim::Done => None,
         }
     }
 
@@ -236,10 +238,15 @@ impl Injector {
             Aim::Waiting if work >= self.plan.after => self.arm(now_ns),
             Aim::Armed { from_ns } if new_work && now_ns >= from_ns => {
                 let at_ns = now_ns + self.random_below(MAX_AIM_NS);
-                self.aim = Aim::Firing { at_ns };
+                self.aim = Aim::Firing { at_ns, step_ns: FIRST_STEP_NS };
             }
-            Aim::Firing { at_ns } if now_ns >= at_ns => return self.fire(xen, frames),
-            Aim::Hunting => return self.fire(xen, frames),
+            Aim::Firing { at_ns, step_ns } if now_ns >= at_ns => {
+                let fired = self.fire(xen, frames)?;
+                if fired.is_none() {
+                    self.look_again(xen.now_ns(), step_ns);
+                }
+                return Ok(fired);
+            }
             _ => {}
         }
         Ok(None)
@@ -251,8 +258,17 @@ impl Injector {
         self.aim = Aim::Armed { from_ns };
     }
 
+    /// The unit slept: it is looked at again a little later, or with its next piece of work.
+    fn look_again(&mut self, now_ns: u64, step_ns: u64) {
+        self.aim = if step_ns > LAST_STEP_NS {
+            Aim::Armed { from_ns: now_ns }
+        } else {
+            Aim::Firing { at_ns: now_ns + step_ns, step_ns: 2 * step_ns }
+        };
+    }
+
     /// Injects the next fault, unless the unit sleeps or is about to wake: the event that wakes it
-    /// would replace the changed registers. Then the next piece of work is waited for.
+    /// would replace the changed registers.
     fn fire<C: Control>(
         &mut self,
         xen: &C,
@@ -261,7 +277,6 @@ impl Injector {
         let kind = self.plan.kinds[self.injected as usize % self.plan.kinds.len()];
         let info = xen.domain_info(self.plan.unit)?.ok_or(XenError::NotFound)?;
         if kind != Kind::FlipPage && !runs_its_own_code(xen, &info)? {
-            self.aim = Aim::Hunting;
             return Ok(None);
         }
         let number = self.injected;
@@ -387,6 +402,24 @@ mod tests {
         for (text, error) in cases {
             assert_eq!(Plan::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn a_sleeping_unit_is_looked_at_again_and_then_with_its_next_work() {
+        let plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
+        let mut injector = Injector::new(plan, Gadgets::default());
+        let mut now_ns = 1_000;
+        let mut step_ns = FIRST_STEP_NS;
+        injector.look_again(now_ns, step_ns);
+        let mut looks = 0;
+        while let Aim::Firing { at_ns, step_ns: next_ns } = injector.aim {
+            assert_eq!((at_ns, next_ns), (now_ns + step_ns, 2 * step_ns));
+            (now_ns, step_ns) = (at_ns, next_ns);
+            injector.look_again(now_ns, step_ns);
+            looks += 1;
+        }
+        assert_eq!(injector.aim, Aim::Armed { from_ns: now_ns });
+        assert!((5..20).contains(&looks), "{looks} looks at one piece of work");
     }
 
     #[test]

@@ -117,6 +117,7 @@ fn start<'a>(
     let mut host = Host::new(xen, units, slots, routes, EPITAPHS.claim(), tuning);
     let refused = |error| StartError::Xen { what: "bind the virtual interrupts", error };
     host.bind_virqs().map_err(refused)?;
+    host.take_precedence();
     if is_recovery {
         host.find_units_again(frames);
         let times = RECOVERIES.claim();

@@ -316,4 +316,14 @@ impl Control for Hypervisor {
         });
         Ok(())
     }
+
+    fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError> {
+        /// `XEN_SCHEDULER_CREDIT2`.
+        const CREDIT2: u32 = 6;
+        /// `XEN_DOMCTL_SCHEDOP_putinfo`.
+        const PUT: u32 = 0;
+        // The weight's word also holds the cap on CPU time: 0, none.
+        let call = Domctl::new(Operation::Scheduler, id);
+        simple(call.u32(0, CREDIT2).u32(4, PUT).u32(8, u32::from(weight))).map(|_| ())
+    }
 }

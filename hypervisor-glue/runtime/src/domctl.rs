@@ -19,6 +19,7 @@ pub(crate) enum Operation {
     SetVcpuContext = 12,
     GetVcpuContext = 13,
     MaxVcpus = 15,
+    Scheduler = 16,
     Resume = 27,
     SetHvmContext = 34,
     SetTsc = 60,

@@ -78,6 +78,7 @@ impl World {
         let tuning = Tuning::parse(None, None).unwrap();
         let mut host = Host::new(xen, units, slots, routes, &mut self.epitaphs, tuning);
         host.bind_virqs().unwrap();
+        host.take_precedence();
         if is_recovery {
             host.find_units_again(&self.frames);
         } else {
