@@ -69,7 +69,7 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("min_run_ms = 20", "min_run_ms = 0", "recovery.min_run_ms = 0 is wrong"),
         ("backoff_ms = 1", "backoff_ms = 0", "recovery.backoff_ms = 0 is wrong"),
         ("backoff_max_ms = 1000", "backoff_max_ms = 0", "recovery.backoff_max_ms = 0 is wrong"),
-        ("healthy_ms = 500", "healthy_ms = 19", "recovery.healthy_ms = 19 is wrong: allowed is 20"),
+        ("healthy_ms = 100", "healthy_ms = 19", "recovery.healthy_ms = 19 is wrong: allowed is 20"),
         ("rebuild = 3", "rebuild = 0", "recovery.tries.rebuild = 0 is wrong: allowed is 1 to 100"),
         (
             "domid = 1\n",

@@ -25,9 +25,12 @@ const KINDS: [&str; 6] = [
 /// Faults per boot: a boot costs as much as some twenty faults.
 const FAULTS_PER_BOOT: u64 = 60;
 
-/// Mean time between faults: the ladder forgets a failure only after a while of good service, and
-/// most faults are meant to meet its lowest rung.
-const GAP_US: u64 = 60_000;
+/// Mean time between faults. Half of it is the shortest: more than `healthy_ms` of the system
+/// description, so that each fault meets the lowest rung.
+const GAP_US: u64 = 240_000;
+
+/// Of so many faults, one is repaired by rung 2 from the start, and one by rung 3.
+const HIGHER_RUNGS: u64 = 5;
 
 /// Work handed to the store before the first fault: the guest has booted and its script runs.
 const AFTER: u64 = 1_000;
@@ -50,30 +53,34 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
     let steps = Steps::new("experiment");
     let mut parts = Parts::open(NAME, options.seed)?;
     let mut outcomes = Vec::new();
-    let mut left = runs;
-    while left > 0 {
-        let count = left.min(FAULTS_PER_BOOT);
-        let seed = options.seed * 1000 + outcomes.len() as u64;
-        let label = format!("{count} faults, seed {seed}");
-        let mut found = Outcome::default();
-        steps.step(&label, || {
-            found = parts.part(&label, || boot(seed, count).run())?;
-            let Outcome { faults, recoveries, .. } = &found;
-            let verdict = if found.is_clean() { "all answers right" } else { "NOT CLEAN" };
-            Ok(format!("{} injected, {recoveries} recoveries, {verdict}", faults.len()))
-        })?;
-        outcomes.push(found);
-        left -= count;
+    let higher = runs / HIGHER_RUNGS;
+    for (rung, mut left) in [(1, runs - 2 * higher), (2, higher), (3, higher)] {
+        while left > 0 {
+            let count = left.min(FAULTS_PER_BOOT);
+            let seed = options.seed * 1000 + outcomes.len() as u64;
+            let label = format!("{count} faults from rung {rung}, seed {seed}");
+            let mut found = Outcome::default();
+            steps.step(&label, || {
+                found = parts.part(&label, || boot(seed, count, rung))?;
+                let Outcome { faults, recoveries, .. } = &found;
+                let verdict = if found.is_clean() { "all answers right" } else { "NOT CLEAN" };
+                Ok(format!("{} injected, {recoveries} recoveries, {verdict}", faults.len()))
+            })?;
+            outcomes.push(found);
+            left -= count;
+        }
     }
     parts.finish()?;
     Ok(judge(options.seed, runs, &outcomes))
 }
 
-fn boot(seed: u64, count: u64) -> Boot<'static> {
+/// One boot whose ladder begins at `rung`.
+fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
     let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
     let (clock, plan) = (Clock::Virtual, Some(plan));
-    Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan }
+    let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan };
+    Ok(boot.observe(&[format!("rung={rung}")])?.0)
 }
 
 /// Turns the outcomes into samples and holds them to the promises.
