@@ -10,12 +10,23 @@ use super::Violation;
 /// What is known of an entry: the term before it, and its content.
 type Seen = (Option<u64>, u32);
 
+/// A committed entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Committed {
+    /// Its term.
+    term: u64,
+    content: u32,
+    /// The term in which it was committed: a leader of an earlier one need not have it, even when
+    /// its last vote arrives later.
+    in_term: u64,
+}
+
 /// Judges logs.
 #[derive(Debug, Default)]
 pub struct Logs {
     leaders: BTreeMap<u64, Ident>,
     entries: BTreeMap<(u64, u64), Seen>,
-    committed: BTreeMap<u64, (u64, u32)>,
+    committed: BTreeMap<u64, Committed>,
     replicas: BTreeMap<u8, Judged>,
 }
 
@@ -110,11 +121,11 @@ impl Logs {
         let mut bytes = Vec::new();
         for index in from..=to {
             let Some(Ok(record)) = node.read_entry(index, &mut bytes) else { continue };
-            let this = (record.term, crc32fast::hash(&bytes));
+            let (term, content) = (record.term, crc32fast::hash(&bytes));
+            let this = Committed { term, content, in_term: node.status().term };
             let first = *self.committed.entry(index).or_insert(this);
-            if first != this {
-                let text =
-                    format!("{number} commits {}/{index}, committed was {}", this.0, first.0);
+            if (first.term, first.content) != (term, content) {
+                let text = format!("{number} commits {term}/{index}, committed was {}", first.term);
                 return Err(Violation::new("committed never lost", text));
             }
         }
@@ -128,13 +139,17 @@ impl Logs {
             let text = format!("{first:?} and {:?} lead term {}", status.ident, status.term);
             return Err(Violation::new("election safety", text));
         }
-        let last = self.committed.last_key_value().map_or(0, |(index, _)| *index);
-        let lacks = |index: &u64, term: u64| {
-            node.entry(*index).is_some_and(|(position, _)| position.term != term)
+        let lacks = |index: u64, term: u64| {
+            let differs = |(position, _): (Position, _)| position.term != term;
+            index > status.last.index || node.entry(index).is_some_and(differs)
         };
-        let missing = self.committed.iter().find(|(index, (term, _))| lacks(index, *term));
-        if last > status.last.index || missing.is_some() {
-            let text = format!("{:?} leads, but lacks of {last} entries {missing:?}", status.ident);
+        let mut before = self.committed.iter().filter(|(_, entry)| entry.in_term < status.term);
+        let missing = before.find(|(index, entry)| lacks(**index, entry.term));
+        if let Some((index, entry)) = missing {
+            let text = format!(
+                "{:?} leads term {}, but lacks entry {}/{index}, committed in term {}",
+                status.ident, status.term, entry.term, entry.in_term
+            );
             return Err(Violation::new("leader completeness", text));
         }
         Ok(())
