@@ -186,7 +186,7 @@ impl Engine {
     /// The engine dies and a new one reads everything back; the clients notice nothing.
     fn restart(&mut self) {
         let (server, report) = Server::start(&self.config, self.slots.clone(), self.areas.clone());
-        assert!(!report.is_new && report.load.lost_records == 0, "{report:?}");
+        assert!(!report.is_new && report.load.missing_slots == 0, "{report:?}");
         self.server = server;
         for (number, client) in &self.clients {
             self.server.attached(*number, &client.ring);

@@ -133,14 +133,12 @@ impl Tree {
     }
 
     /// Hangs children below a node that are part of the tree already as far as count and digest
-    /// are concerned.
+    /// are concerned. Panics where there is no node: the children would be lost.
     pub(crate) fn attach(&mut self, path: &[u8], children: Link) {
         let mut node = Rc::make_mut(&mut self.root);
         for name in components(path) {
-            match dir::find_mut_keyed(&mut node.children, name, name_key(name)) {
-                Some(child) => node = child,
-                None => return,
-            }
+            let child = dir::find_mut_keyed(&mut node.children, name, name_key(name));
+            node = child.expect("children are made for a node that was found");
         }
         node.children = children;
     }

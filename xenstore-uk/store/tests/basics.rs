@@ -107,7 +107,7 @@ fn everything_survives_a_restart() {
     for _ in 0..3 {
         let report = host.restart();
         assert!(!report.is_new);
-        assert_eq!((report.load.damaged_slots, report.load.lost_records), (0, 0));
+        assert_eq!((report.load.missing_slots, report.load.damaged_slots), (0, 0));
         assert_eq!(report.load.uncommitted, 0);
         assert_eq!(host.server.state().digest(), digest);
     }
@@ -145,5 +145,17 @@ fn a_request_that_comes_in_pieces_is_served() {
         let guest = host.guests.get_mut(&16).unwrap();
         guest.pull(usize::MAX);
         assert_eq!(guest.replies.len(), 1, "cut at {cut}");
+    }
+}
+
+/// Nodes are made when they are needed after a restart; a special name needs none.
+#[test]
+fn a_special_name_loads_nothing() {
+    for operation in [O::GetPermissions, O::SetPermissions, O::Watch] {
+        let mut host = Host::new();
+        host.write(TOOL, "/a/b", "1");
+        host.restart();
+        host.call(TOOL, operation, &["@releaseDomain", "n0"]);
+        assert_eq!(host.read(TOOL, "/a/b"), "1", "after {operation:?}");
     }
 }

@@ -132,7 +132,7 @@ impl Run {
             self.host.restart_within_budget();
         }
         let report = self.host.restart();
-        assert_eq!((report.load.damaged_slots, report.load.lost_records), (0, 0));
+        assert_eq!((report.load.missing_slots, report.load.damaged_slots), (0, 0));
         assert_eq!(report.damaged_areas, 0);
         self.host.actions();
     }

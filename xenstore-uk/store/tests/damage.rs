@@ -147,3 +147,23 @@ fn the_scrubber_writes_damaged_records_again() {
     assert_eq!(report.load.lost_records, 0);
     assert_eq!(host.server.state().digest(), digest);
 }
+
+/// Zeroes look like a free slot: what they hid is missed all the same.
+#[test]
+fn zeroed_slots_are_missed() {
+    let used = host().0.server.slots().used_slots();
+    let (mut missed, mut lost) = (0, 0);
+    for slot in 0..used {
+        let (mut host, model) = host();
+        host.slots.fill(256 + slot * SLOT_LEN, SLOT_LEN, 0);
+        let report = host.restart();
+        host.server.finish_loading();
+        let tree = host.server.state().tree();
+        let gone = model.iter().filter(|(path, _)| tree.get(path.as_bytes()).is_none()).count();
+        assert!(gone == 0 || report.load.missing_slots > 0, "slot {slot}: {report:?}");
+        missed += usize::from(report.load.missing_slots > 0);
+        lost += usize::from(gone > 0);
+    }
+    // Some of the first slots are free, most are not.
+    assert!(missed > used / 2 && lost > 0, "{missed} of {used} slots missed, {lost} with nodes");
+}

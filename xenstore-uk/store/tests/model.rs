@@ -350,7 +350,7 @@ impl Run {
             Step::Restart => {
                 let digest = self.host.server.state().digest();
                 let report = self.host.restart();
-                assert_eq!((report.load.damaged_slots, report.load.uncommitted), (0, 0));
+                assert_eq!((report.load.missing_slots, report.load.uncommitted), (0, 0));
                 assert_eq!(self.host.server.state().digest(), digest);
                 self.open.values_mut().for_each(|open| open.lost = true);
             }

@@ -62,7 +62,7 @@ fn command(host: &mut Host, line: &str) -> String {
         }
         "restart" => {
             let report = host.restart();
-            assert_eq!((report.load.damaged_slots, report.load.lost_records), (0, 0));
+            assert_eq!((report.load.missing_slots, report.load.damaged_slots), (0, 0));
         }
         "sweep" => {
             while host.server.state().needs_sweep() {

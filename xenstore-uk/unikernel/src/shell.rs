@@ -41,7 +41,9 @@ impl Shell {
         let (server, found) =
             Server::start(&config, view.own(RegionKind::Slots), view.own(RegionKind::Areas));
         report.reloaded = found.load.nodes;
-        report.dropped = found.load.lost_records + found.damaged_areas;
+        // A record whose slots look free is lost without a trace of its own.
+        let lost = found.load.lost_records.max(found.load.missing_slots);
+        report.dropped = lost + found.damaged_areas;
         let mut shell = Self { server, seats: Seats::new(xen, view, own), damaged: false };
         let client = shell.server.open(tool).expect("the first connection is always free");
         shell.seats.seat_tool(client, tool, view);

@@ -13,6 +13,7 @@
 //! 24  u64 number of commits         24  u8 kind, u8 zero, u16 bytes of content
 //! 32  u64 applied log index         28  u32 zero
 //! 40  u32 slots ever used           32  content, 96 bytes
+//! 44  u32 slots that count
 //! ```
 //!
 //! A record is one slot or several. A commit writes its records to free slots, then the commit
@@ -23,7 +24,8 @@
 //!
 //! The checksums are keyed by a random number of each store's making, so that no content that a
 //! guest wrote can pose as a slot. A slot's checksum is its last store: an interrupted write
-//! leaves a free slot. So a slot that is neither free nor intact was damaged.
+//! leaves a free slot. So a slot that is neither free nor intact was damaged; and where fewer slots
+//! count than the header says, damage has made some of them look free.
 
 mod lazy;
 mod reload;
@@ -52,7 +54,7 @@ const CONTENT_AT: usize = 32;
 const MAGIC: u32 = 0x5353_5358;
 
 /// Version of this layout.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Key of the commit headers' checksums; the slots have the key that the header names.
 const HEADER_KEY: u64 = 0x7870_7276_6d6d;

@@ -26,6 +26,9 @@ pub struct LoadReport {
     pub uncommitted: u32,
     /// Slots that were neither free nor intact: memory was damaged.
     pub damaged_slots: u32,
+    /// Slots that the last commit counts, less those that were found: damaged ones, and ones that
+    /// damage has made look free.
+    pub missing_slots: u32,
     /// Records that damage made incomplete, unreadable or unreachable.
     pub lost_records: u32,
 }
@@ -112,7 +115,7 @@ impl<M: SharedMemory> SlotStore<M> {
         };
         scan.read_slots(used);
         scan.erase_beyond(used);
-        Some(scan.finish())
+        Some(scan.finish(header.counting))
     }
 
     /// Makes both headers say the same.
@@ -128,6 +131,7 @@ struct Header {
     committed: u64,
     applied: u64,
     slots: u32,
+    counting: u32,
 }
 
 fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
@@ -140,6 +144,7 @@ fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
         committed: word(&bytes, 24),
         applied: word(&bytes, 32),
         slots: half(&bytes, 40),
+        counting: half(&bytes, 44),
     })
 }
 
@@ -240,7 +245,8 @@ impl<M: SharedMemory> Scan<M> {
         }
     }
 
-    fn finish(mut self) -> (SlotStore<M>, Loaded) {
+    /// Puts together what was found; `counting` slots should have been.
+    fn finish(mut self, counting: u32) -> (SlotStore<M>, Loaded) {
         let mut others = Vec::new();
         let mut tombstones = Vec::new();
         for index in 0..self.entries.len() {
@@ -263,6 +269,7 @@ impl<M: SharedMemory> Scan<M> {
         for slot in tombstones {
             self.store.release(slot);
         }
+        self.report.missing_slots = counting.saturating_sub(self.store.counting_slots());
         self.store.rewrite_headers();
         self.store.chains =
             self.entries.iter().map(|entry| Chain { first: entry.head, ..Chain::EMPTY }).collect();

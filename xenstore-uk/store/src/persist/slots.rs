@@ -168,7 +168,20 @@ impl<M: SharedMemory> SlotStore<M> {
         }
     }
 
-    /// Writes both headers as they are: the first ones of an empty store.
+    /// Slots that hold a record of the commit at hand: those in use, but for what is freed once the
+    /// commit has happened.
+    pub(super) fn counting_slots(&self) -> u32 {
+        let chains = self.superseded.iter().chain(&self.tombstones);
+        let freed: usize = chains.map(|first| self.chain_len(*first)).sum();
+        (self.used_slots() - freed) as u32
+    }
+
+    fn chain_len(&self, first: u32) -> usize {
+        let following = |slot: &u32| Some(self.next[*slot as usize]).filter(|next| *next != NONE);
+        core::iter::successors(Some(first), following).count()
+    }
+
+    /// The header of the commit at hand.
     pub(super) fn header(&self) -> [u8; HEADER_LEN] {
         let mut header = [0; HEADER_LEN];
         header[8..12].copy_from_slice(&MAGIC.to_le_bytes());
@@ -177,6 +190,7 @@ impl<M: SharedMemory> SlotStore<M> {
         header[24..32].copy_from_slice(&self.committed.to_le_bytes());
         header[32..40].copy_from_slice(&self.applied.to_le_bytes());
         header[40..44].copy_from_slice(&(self.next.len() as u32).to_le_bytes());
+        header[44..48].copy_from_slice(&self.counting_slots().to_le_bytes());
         let sum = checksum(HEADER_KEY, &header[8..]);
         header[..8].copy_from_slice(&sum.to_le_bytes());
         header

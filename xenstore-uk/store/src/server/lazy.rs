@@ -60,8 +60,10 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else { return };
                 let mut buffer = path::Buffer::new();
                 let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
-                if let Ok(name) = name.map(|name| name.path.to_vec()) {
-                    self.load_path(&name);
+                // Special names are no nodes.
+                if let Some(name) = name.ok().filter(|name| !name.is_special()) {
+                    let path = name.path.to_vec();
+                    self.load_path(&path);
                 }
             }
             O::Watch

@@ -203,8 +203,13 @@ impl core::fmt::Display for LoadReport {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(
             f,
-            "{} nodes in {} slots, {} uncommitted, {} damaged, {} records lost",
-            self.nodes, self.slots, self.uncommitted, self.damaged_slots, self.lost_records
+            "{} nodes in {} slots, {} uncommitted, {} damaged, {} missing, {} records lost",
+            self.nodes,
+            self.slots,
+            self.uncommitted,
+            self.damaged_slots,
+            self.missing_slots,
+            self.lost_records
         )
     }
 }
