@@ -132,8 +132,12 @@ impl<M: SharedMemory> Node<M> {
     /// Entries from the first that was not sent yet, as many as fit.
     fn make_append(&mut self, slot: usize, out: &mut Vec<u8>) -> bool {
         let next = self.peers[slot].next;
-        let Some(term) = self.core.log().entries().get_term(LogIndex::new(next - 1)) else {
-            // The log has forgotten them.
+        let before = self.core.log().entries().get_term(LogIndex::new(next - 1));
+        // The first entry follows the founders' membership, which no newcomer holds: with it in its
+        // log a newcomer would refuse the snapshot that brings another membership for that place.
+        let is_newcomer = self.peers[slot].ident.is_some_and(|ident| ident.storage_epoch() != 0);
+        let Some(term) = before.filter(|_| next > 1 || !is_newcomer) else {
+            // The log has forgotten them, or they would be of no use.
             self.want_transfer(slot);
             return false;
         };

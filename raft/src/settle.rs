@@ -50,7 +50,8 @@ impl<M: SharedMemory> Node<M> {
         let vote = core::mem::take(&mut actions.save_voted_for);
         let entries = actions.append_log_entries.take();
         if let Some(entries) = &entries {
-            if context.records.is_empty() {
+            // A leader's entries are its own, also while it looks at a former leader's message.
+            if context.records.is_empty() || self.is_leader() {
                 self.store_own(entries);
             } else {
                 self.store_received(entries, context);

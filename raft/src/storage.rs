@@ -25,6 +25,7 @@ use crate::id::{Ident, Position};
 use crate::record::{
     Kind, MAX_CONFIG, RECORD_HEADER, Record, encode_config, parse_config, u16_at, u32_at, u64_at,
 };
+use crate::wire::NUMBERS;
 
 const HEADERS: [usize; 2] = [0, 128];
 const BASES: [usize; 2] = [256, 512];
@@ -121,7 +122,8 @@ impl Header {
             base_crc: u32_at(bytes, 60),
         };
         let offsets = header.start_offset < capacity && header.tail_offset < capacity;
-        (offsets && header.start_index <= header.last_index).then_some(header)
+        let numbers = (header.sequence | header.term | header.last_index) < NUMBERS;
+        (offsets && numbers && header.start_index <= header.last_index).then_some(header)
     }
 
     fn base_slot(&self) -> usize {

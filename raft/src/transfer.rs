@@ -86,8 +86,8 @@ impl<M: SharedMemory> Node<M> {
 
     fn open_transfer<S: StateMachine>(&mut self, slot: usize, machine: &mut S) {
         // What is applied is committed, also before this leader's first entry is: that one may need
-        // the very follower that needs the snapshot.
-        if self.storage.restoring() || machine.applied() != self.applied {
+        // the very follower that needs the snapshot. Before anything is applied there is no state.
+        if self.storage.restoring() || machine.applied() != self.applied || self.applied == 0 {
             self.peers[slot].transfer = Some(Transfer::Wanted);
             return;
         }

@@ -43,8 +43,8 @@ pub const MAX_MESSAGE: usize = 16 * 1024;
 /// Longest body in bytes.
 pub const MAX_BODY: usize = MAX_MESSAGE - MESSAGE_HEADER;
 
-/// Terms and indices stay below: none ever gets there, and sums of them cannot overflow.
-const NUMBERS: u64 = 1 << 62;
+/// Terms, indices and sequences stay below: none ever gets there, and sums of them cannot overflow.
+pub(crate) const NUMBERS: u64 = 1 << 62;
 
 const MAGIC: u16 = 0x5250;
 const VERSION: u8 = 1;

@@ -95,11 +95,13 @@ impl StateMachine for Ledger {
         let mut state = Self::default();
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            let connection = u32::from_le_bytes(rest[..4].try_into().unwrap());
-            let sequence = u64::from_le_bytes(rest[4..12].try_into().unwrap());
-            let len = u32::from_le_bytes(rest[12..16].try_into().unwrap()) as usize;
-            state.execute(connection, sequence, &rest[16..16 + len]);
-            rest = &rest[16 + len..];
+            let (head, tail) = rest.split_at_checked(16).ok_or(RestoreError)?;
+            let connection = u32::from_le_bytes(head[..4].try_into().unwrap());
+            let sequence = u64::from_le_bytes(head[4..12].try_into().unwrap());
+            let len = u32::from_le_bytes(head[12..].try_into().unwrap()) as usize;
+            let (payload, tail) = tail.split_at_checked(len).ok_or(RestoreError)?;
+            state.execute(connection, sequence, payload);
+            rest = tail;
         }
         state.applied = index;
         if state.digest() != digest {
