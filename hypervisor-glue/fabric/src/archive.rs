@@ -236,6 +236,9 @@ impl<'a> Archive<'a> {
             .ok()
             .filter(|length| *length <= bytes.len())
             .ok_or(too_short(length))?;
+        if length < table {
+            return Err(ArchiveError::Truncated { found: length as u64, needed: table as u64 });
+        }
         let archive = Self { bytes: &bytes[..length], count };
         archive.check_rows(table)?;
         Ok(archive)
