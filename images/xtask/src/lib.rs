@@ -8,6 +8,7 @@ pub mod debian;
 pub mod elf;
 pub mod experiment;
 pub mod faults;
+pub mod fuzz;
 pub mod guest;
 pub mod hosted;
 pub mod image;

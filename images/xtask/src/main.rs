@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, image, peer, run as host, setup, sim, test};
+use xtask::{build, check, experiment, fuzz, image, peer, run as host, setup, sim, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -37,6 +37,8 @@ enum Verb {
     Test(test::Options),
     /// Simulate three replicas of the store: one seed is one run.
     Sim(sim::Options),
+    /// Fuzz every reader of foreign bytes, guided by coverage.
+    Fuzz(fuzz::Options),
     /// Run an experiment, print its tables, hold it to what is promised.
     Experiment(experiment::Options),
 }
@@ -61,6 +63,7 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Check => check::run(),
         Verb::Test(options) => test::run(&options),
         Verb::Sim(options) => sim::run(&options),
+        Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Experiment(options) => experiment::run(&options),
     }
 }

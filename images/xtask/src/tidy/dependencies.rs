@@ -9,7 +9,7 @@ use crate::process::Tool;
 use crate::setup::TARGET;
 
 /// Packages that ours may name as dependencies, and what for.
-pub const ALLOWED: [(&str, &str); 20] = [
+pub const ALLOWED: [(&str, &str); 21] = [
     ("anyhow", "errors of host tools"),
     ("arbtest", "property tests"),
     ("bitflags", "flag sets of hardware and hypervisor formats"),
@@ -17,6 +17,7 @@ pub const ALLOWED: [(&str, &str); 20] = [
     ("crc32fast", "CRC-32 of records"),
     ("heapless", "bounded collections without an allocator"),
     ("indicatif", "progress of host tools"),
+    ("libfuzzer-sys", "the fuzzer, never part of a unikernel"),
     ("log", "the logging facade"),
     ("noraft", "the core of consensus"),
     ("postcard", "messages between units"),
@@ -33,7 +34,7 @@ pub const ALLOWED: [(&str, &str); 20] = [
 ];
 
 /// Licences, one of which every package must offer.
-const LICENCES: [&str; 11] = [
+const LICENCES: [&str; 12] = [
     "MIT",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -45,6 +46,8 @@ const LICENCES: [&str; 11] = [
     "Unicode-3.0",
     "Unlicense",
     "CC0-1.0",
+    // LLVM's own, as permissive as MIT: libFuzzer.
+    "NCSA",
 ];
 
 /// The machine that the tools run on; other machines' packages are used by nobody here.
