@@ -32,8 +32,8 @@ pub struct Options {
     /// Each promise of docs/SPECIFICATION.md is printed with the value that came closest to its
     /// limit, the clock, the commit and the verdict: `holds`, `BROKEN`, `not measured` where no
     /// result is given, `UNKNOWN` where a result says nothing of the promise, `by exit code` where
-    /// the command itself fails when the promise is broken. Fails when a promise has no command that
-    /// can be run, is broken, or is unknown to its result.
+    /// the command itself fails when the promise is broken. Fails when a promise has no command
+    /// that can be run, is broken, or is unknown to its result.
     #[arg(value_name = "FILE")]
     pub results: Vec<PathBuf>,
 }
@@ -271,7 +271,10 @@ mod tests {
         | name | meaning |\n|---|---|\n| a | b |\n";
 
     fn result(crash: u64, hang: u64) -> Outcome {
-        let promise = |name: &str, value: u64| json!({ "name": name, "limit": 50, "value": value, "holds": value <= 50 });
+        let promise = |name: &str, value: u64| {
+            let holds = value <= 50;
+            json!({ "name": name, "limit": 50, "value": value, "holds": holds })
+        };
         let promises = [promise("crash-x detected", crash), promise("hang-y detected", hang)];
         let value = json!({ "experiment": "service-faults", "clock": "virtual",
             "commit": "0123456789abcdef", "promises": promises });
