@@ -50,6 +50,7 @@ extern crate alloc;
 mod body;
 mod checksum;
 mod codec;
+mod command;
 mod connection;
 mod dir;
 mod domain;
@@ -74,7 +75,10 @@ pub use effects::{Action, Effects, Kind};
 pub use persist::{LoadReport, SLOT_LEN};
 pub use quota::{Limits, Quota, Strength};
 pub use request::{Reply, Request};
-pub use server::{ATTEMPTS_MAX, ConnectionInfo, Progress, Server, StartReport, Stats};
+pub use server::{
+    ATTEMPTS_MAX, ConnectionInfo, ENTRY_MAX, Progress, Proposal, RestoreError, Server, Snapshot,
+    StartReport, Stats,
+};
 pub use state::{CLIENTS_MAX, State};
 pub use tree::{Descend, Found, Tree};
 pub use watch::Match;

@@ -99,6 +99,20 @@ pub(crate) struct Call<'a> {
     pub payload: &'a [u8],
 }
 
+impl<'a> Call<'a> {
+    /// A request of a connection.
+    pub fn new(request: &Request<'a>, client: &Client) -> Self {
+        Self {
+            client: request.client,
+            domid: client.domid,
+            target: client.target,
+            privileged: client.privileged,
+            transaction: request.header.transaction,
+            payload: request.payload,
+        }
+    }
+}
+
 impl Call<'_> {
     fn is(&self, domid: u16) -> bool {
         domid == self.domid || self.target == Some(domid) || domid == wire::DOMID_ANY

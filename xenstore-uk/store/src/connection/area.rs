@@ -4,6 +4,7 @@
 //! 0      state, copy A (96 bytes)      512    request, partly taken (4,112 bytes)
 //! 128    state, copy B                 4624   reply, partly sent (4,112 bytes)
 //! 256    u64 execution attempt         8736   queue of watch events (7,648 bytes)
+//! 264    u64 attempt at a log entry
 //! ```
 //!
 //! The state is written whole, copy A before copy B, and always before the index in the ring that
@@ -19,6 +20,7 @@ pub const AREA_LEN: usize = 4 * 4096;
 
 const COPIES: [usize; 2] = [0, 128];
 const ATTEMPT_AT: usize = 256;
+const ENTRY_AT: usize = 264;
 const REQUEST_AT: usize = 512;
 const REPLY_AT: usize = REQUEST_AT + wire::MESSAGE_MAX;
 const EVENTS_AT: usize = REPLY_AT + wire::MESSAGE_MAX;
@@ -88,6 +90,8 @@ pub struct ConnectionState {
     pub events_head: u64,
     /// First commit of which an event found no room; 0 if none.
     pub lost_since: u64,
+    /// Term of the leader that wrote it; 0 in a store without replicas.
+    pub term: u64,
 }
 
 impl ConnectionState {
@@ -113,6 +117,7 @@ impl ConnectionState {
             self.reply_after,
             self.events_head,
             self.lost_since,
+            self.term,
         ];
         let mut bytes = [0; STATE_LEN];
         let mut sum = Checksum::new(key);
@@ -127,7 +132,7 @@ impl ConnectionState {
     fn decode(bytes: &[u8; STATE_LEN], key: u64) -> Option<Self> {
         let (chunks, _) = bytes.as_chunks::<8>();
         let words: [u64; 12] = core::array::from_fn(|at| u64::from_le_bytes(chunks[at]));
-        let sum = words[1..11].iter().fold(Checksum::new(key), |sum, word| sum.word(*word));
+        let sum = words[1..].iter().fold(Checksum::new(key), |sum, word| sum.word(*word));
         if sum.finish() != words[0] {
             return None;
         }
@@ -155,6 +160,7 @@ impl ConnectionState {
             reply_after: words[8],
             events_head: words[9],
             lost_since: words[10],
+            term: words[11],
         })
     }
 }
@@ -192,6 +198,19 @@ impl<'a, A: SharedMemory> Area<'a, A> {
         copies.filter(|state| state.life == life).max_by_key(|state| state.version)
     }
 
+    /// Writes `state`, which was read, to the copy that does not hold it. A crash left that one
+    /// behind or torn; the next crash may tear the other one.
+    pub fn repair(&self, state: &ConnectionState) {
+        let whole = state.encode(self.key);
+        for copy in COPIES {
+            let mut bytes = [0; STATE_LEN];
+            self.memory.read(self.at + copy, &mut bytes);
+            if bytes != whole {
+                self.memory.write(self.at + copy, &whole);
+            }
+        }
+    }
+
     /// Notes that the request at `position` is about to be executed for the `count`th time.
     pub fn write_attempt(&self, position: u32, count: u32) {
         let word = u64::from(position) | u64::from(count) << 32;
@@ -206,6 +225,48 @@ impl<'a, A: SharedMemory> Area<'a, A> {
 
     /// Forgets how often a request has been begun.
     pub fn clear_attempts(&self) {
+        self.memory.store_u64(self.at + ATTEMPT_AT, 0);
+    }
+
+    /// Notes that the log entry at `index` is about to be executed for the `count`th time.
+    pub fn write_entry_attempt(&self, index: u64, count: u32) {
+        self.memory.store_u64(self.at + ENTRY_AT, index << 8 | u64::from(count.min(255)));
+    }
+
+    /// How often the execution of the log entry at `index` has been begun.
+    pub fn entry_attempts(&self, index: u64) -> u32 {
+        let word = self.memory.load_u64(self.at + ENTRY_AT);
+        if word >> 8 == index { word as u8 as u32 } else { 0 }
+    }
+
+    /// Whether no copy of the state belongs to this life or is damaged: nobody has served it yet.
+    pub fn is_untouched(&self, life: u64) -> bool {
+        COPIES.into_iter().all(|copy| {
+            let mut bytes = [0; STATE_LEN];
+            self.memory.read(self.at + copy, &mut bytes);
+            let other = ConnectionState::decode(&bytes, self.key);
+            bytes == [0; STATE_LEN] || other.is_some_and(|state| state.life != life)
+        })
+    }
+
+    /// Takes over what another replica kept of the connection whose state is `state`.
+    pub fn copy_from<B: SharedMemory>(&self, other: &Area<'_, B>, state: &ConnectionState) {
+        let mut bytes = alloc::vec![0; (state.have as usize).min(wire::MESSAGE_MAX)];
+        other.read_request(&mut bytes);
+        self.write_request(0, &bytes);
+        bytes.resize((state.reply_len as usize).min(wire::MESSAGE_MAX), 0);
+        other.read_reply(&mut bytes);
+        self.write_reply(&bytes);
+        let mut place = state.events_head;
+        while place - state.events_head < EVENTS_LEN as u64
+            && let Some(commit) = other.read_event(state.life, place, &mut bytes)
+        {
+            self.write_event(state.life, place, commit, &bytes);
+            place += Self::event_len(bytes.len());
+        }
+        if place - state.events_head < EVENTS_LEN as u64 {
+            self.erase_event(place);
+        }
         self.memory.store_u64(self.at + ATTEMPT_AT, 0);
     }
 
@@ -330,6 +391,21 @@ mod tests {
             memory.store_u64(at, word);
         }
         assert_eq!(Area::new(&memory, 0, 99).read_state(3), None);
+    }
+
+    #[test]
+    fn a_second_crash_loses_nothing() {
+        let memory = HeapMemory::new(AREA_LEN);
+        let area = Area::new(&memory, 0, 1);
+        let old = ConnectionState { version: 1, life: 3, ..ConnectionState::default() };
+        let new = ConnectionState { version: 2, position: 40, ..old };
+        area.write_state(&new);
+        // The second copy was being written.
+        memory.store_u64(COPIES[1] + 16, 99);
+        area.repair(&new);
+        // Now the first one is.
+        memory.store_u64(COPIES[0] + 16, 99);
+        assert_eq!(area.read_state(3), Some(new));
     }
 
     #[test]

@@ -12,9 +12,26 @@ use wire::{Header, Operation};
 pub use area::{AREA_LEN, Area, ConnectionState, EVENTS_LEN, Phase, Sending};
 pub use ring::Ring;
 
+/// What a connection of a replicated store waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub(crate) enum Waiting {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// Its request is to be proposed, or a change of the connection executed.
+    Proposal,
+    /// The request of this many bytes is the log entry at `index`.
+    Entry {
+        /// Its place in the log.
+        index: u64,
+        /// Length of the request.
+        len: usize,
+    },
+}
+
 /// An event that waits in the area.
 #[derive(Clone, Copy, Debug)]
-struct Waiting {
+struct Pending {
     len: u64,
     hash: u64,
 }
@@ -24,7 +41,7 @@ struct Waiting {
 pub(crate) struct Connection {
     pub state: ConnectionState,
     /// The events in the queue, oldest first.
-    events: VecDeque<Waiting>,
+    events: VecDeque<Pending>,
     /// Place behind the newest event.
     pub tail: u64,
     /// Whether its area was lost, so that its ring alone knows where the streams stand.
@@ -35,6 +52,10 @@ pub(crate) struct Connection {
     pub attempts: u32,
     /// Whether it waits in the server's queue.
     pub is_queued: bool,
+    /// What the log is to bring before it is served again.
+    pub waiting: Waiting,
+    /// Whether its ring is to be emptied when it is served next: its client asked for it.
+    pub is_restarted: bool,
     /// A connection that must be attached before this one's reply goes out.
     pub held_by: Option<u16>,
     /// Where the reconstruction of lost events has come to.
@@ -67,15 +88,15 @@ pub(crate) enum Queued {
 }
 
 impl Connection {
-    /// A connection of which nothing is known.
-    pub fn new(life: u64) -> Self {
-        let state = ConnectionState { life, ..ConnectionState::default() };
+    /// A connection that begins in this state.
+    pub fn new(state: ConnectionState) -> Self {
         Self { state, ..Self::default() }
     }
 
     /// Reads a connection back from its area. Answers also whether the area was damaged.
     pub fn load<A: SharedMemory>(area: &Area<'_, A>, life: u64, committed: u64) -> (Self, bool) {
-        let mut connection = Self { recovered: true, ..Self::new(life) };
+        let fresh = ConnectionState { life, ..ConnectionState::default() };
+        let mut connection = Self { recovered: true, ..Self::new(fresh) };
         let Some(state) = area.read_state(life) else {
             // What was sent is in the ring alone; what was queued is made anew.
             connection.state.lost_since = 1;
@@ -83,6 +104,7 @@ impl Connection {
             connection.is_unknown = true;
             return (connection, true);
         };
+        area.repair(&state);
         connection.state = state;
         connection.attempts = area.attempts(state.position);
         let damaged = connection.load_messages(area) | connection.load_events(area, committed);
@@ -118,7 +140,7 @@ impl Connection {
             match area.read_event(self.state.life, self.tail, &mut content) {
                 Some(commit) if commit <= committed => {
                     let len = Area::<A>::event_len(content.len());
-                    self.events.push_back(Waiting { len, hash: area.message_sum(&content) });
+                    self.events.push_back(Pending { len, hash: area.message_sum(&content) });
                     self.tail += len;
                 }
                 Some(_) => {
@@ -207,7 +229,7 @@ impl Connection {
             return Queued::Lost;
         }
         area.write_event(self.state.life, self.tail, commit, content);
-        self.events.push_back(Waiting { len, hash });
+        self.events.push_back(Pending { len, hash });
         self.tail += len;
         Queued::Yes
     }

@@ -2,6 +2,7 @@
 
 mod control;
 mod domains;
+pub(crate) mod end;
 mod read;
 mod settings;
 mod sweep;
@@ -39,24 +40,29 @@ impl State {
         let result = match self.client(request.client) {
             None => Err(Errno::Invalid),
             Some(client) => {
-                let call = Call {
-                    client: request.client,
-                    domid: client.domid,
-                    target: client.target,
-                    privileged: client.privileged,
-                    transaction: request.header.transaction,
-                    payload: request.payload,
-                };
+                let call = Call::new(request, client);
                 self.dispatch(request.header.operation, call, reply, fx)
             }
         };
         let changed = result.is_ok() && !Self::is_read_only(request);
+        self.finish(request, result, changed, reply, fx);
+        changed
+    }
+
+    /// Completes the reply, and remembers it if the request has changed the state.
+    pub(crate) fn finish(
+        &mut self,
+        request: &Request<'_>,
+        result: Result<(), Errno>,
+        changed: bool,
+        reply: &mut Reply,
+        fx: &mut dyn Effects,
+    ) {
         reply.finish(&request.header, result);
         if changed {
             self.note_executed(request, reply);
             self.put_client(request.client, fx);
         }
-        changed
     }
 
     fn dispatch(

@@ -25,6 +25,22 @@ impl State {
         !self.sweeps.is_empty()
     }
 
+    /// The oldest sweep: its domain, and how far it is.
+    pub(crate) fn next_sweep(&self) -> Option<(u16, &[u8])> {
+        self.sweeps.front().map(|sweep| (sweep.domid, &sweep.cursor[..]))
+    }
+
+    /// One step of the sweep after `domid`, behind `cursor`. Answers whether there was one.
+    pub(crate) fn sweep_from(&mut self, domid: u16, cursor: &[u8], fx: &mut dyn Effects) -> bool {
+        let at = self.sweeps.iter().position(|sweep| sweep.domid == domid);
+        let Some(mut sweep) = at.and_then(|at| self.sweeps.remove(at)) else { return false };
+        sweep.cursor.clear();
+        sweep.cursor.extend_from_slice(cursor);
+        self.sweeps.push_front(sweep);
+        self.sweep(fx);
+        true
+    }
+
     /// One step of the oldest sweep.
     pub fn sweep(&mut self, fx: &mut dyn Effects) {
         let Some(mut sweep) = self.sweeps.pop_front() else { return };

@@ -1,18 +1,18 @@
 //! TRANSACTION_START and TRANSACTION_END.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use wire::{Errno, Permission, text};
 
 use crate::effects::Effects;
-use crate::node::ENTRY_LEN;
+use crate::node::{ENTRY_LEN, Node};
 use crate::ops::entries;
 use crate::path;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, NODE_HEAD_LEN, PRIVILEGED_TRANSACTIONS_MAX, State};
 use crate::transaction::{Change, Transaction};
+use crate::watch::Match;
 
 impl State {
     /// TRANSACTION_START.
@@ -63,19 +63,25 @@ impl State {
         let open = *self.take_transaction(call)?.ok_or(Errno::NotFound)?;
         self.open_transactions -= 1;
         self.charge(call.domid, Quota::Transactions, -1);
-        if wanted && let Err(error) = self.commit_transaction(call, open, fx) {
-            // The transaction is over all the same: that is kept, with this reply.
-            out.refuse(error);
-            return Ok(());
+        if wanted {
+            match self.judge(call, &open, fx) {
+                // The transaction is over all the same: that is kept, with this reply.
+                Err(error) => {
+                    out.refuse(error);
+                    return Ok(());
+                }
+                Ok(()) => self.replay(decided(open), fx),
+            }
         }
         out.acknowledge();
         Ok(())
     }
 
-    fn commit_transaction(
+    /// Whether a transaction may be committed now.
+    pub(crate) fn judge(
         &mut self,
         call: &Call<'_>,
-        open: Transaction,
+        open: &Transaction,
         fx: &mut dyn Effects,
     ) -> Result<(), Errno> {
         if open.lost {
@@ -109,30 +115,21 @@ impl State {
                 }
             }
         }
-        let results = results(&open);
-        let bytes: usize = results
-            .iter()
-            .filter_map(|(path, node)| node.as_ref().map(|node| node.kept() + path.len()))
-            .sum();
-        if !fx.has_room(results.len() + 1, bytes + wire::MESSAGE_MAX) {
+        let kept = |path: &[u8]| open.tree.get(path).map(|found| kept(found.node) + path.len());
+        let bytes: usize = open.changes.keys().filter_map(|path| kept(path)).sum();
+        if !fx.has_room(open.changes.len() + 1, bytes + wire::MESSAGE_MAX) {
             return Err(Errno::NoSpace);
         }
-        self.replay(open.into_changes(), &results, fx);
         Ok(())
     }
 
     /// Brings every changed path of the live tree to what the transaction left there, parents
     /// before children, then fires the watches in the order of the changes.
-    fn replay(
-        &mut self,
-        changes: BTreeMap<Box<[u8]>, Change>,
-        results: &[(Box<[u8]>, Option<Outcome>)],
-        fx: &mut dyn Effects,
-    ) {
+    pub(crate) fn replay(&mut self, mut decided: Vec<Decided>, fx: &mut dyn Effects) {
         let generation = self.committed + 1;
-        for (path, wanted) in results {
+        for Decided { path, outcome, .. } in &decided {
             let exists = self.tree.get(path).is_some();
-            match wanted {
+            match outcome {
                 Some(Outcome { permissions, value }) if exists => {
                     self.put_live(path, Some(permissions), Some(value), fx);
                 }
@@ -144,11 +141,10 @@ impl State {
                 None => {}
             }
         }
-        let mut ordered: Vec<_> = changes.iter().collect();
-        ordered.sort_by_key(|(_, change)| change.order);
-        for (path, change) in ordered {
+        decided.sort_by_key(|change| change.order);
+        for change in decided {
             if let Some(kind) = change.fires {
-                self.fire(path, kind, change.before.as_deref(), fx);
+                self.fire(&change.path, kind, change.before.as_deref(), fx);
             }
         }
     }
@@ -167,24 +163,47 @@ impl State {
 }
 
 /// What a transaction left of a node.
-struct Outcome {
-    permissions: Box<[Permission]>,
-    value: Box<[u8]>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub permissions: Box<[Permission]>,
+    pub value: Box<[u8]>,
 }
 
-impl Outcome {
-    /// Bytes that its record takes beside the name.
-    fn kept(&self) -> usize {
-        NODE_HEAD_LEN + self.permissions.len() * ENTRY_LEN + self.value.len()
-    }
+/// A path that a committed transaction changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Decided {
+    pub path: Box<[u8]>,
+    /// Place in the order of first changes, for the order of events.
+    pub order: u32,
+    /// Which watches hear of it, if any.
+    pub fires: Option<Match>,
+    /// Permissions before, for watchers that lost their right to see it.
+    pub before: Option<Box<[Permission]>>,
+    /// What is there now, if anything is.
+    pub outcome: Option<Outcome>,
 }
 
-/// What the transaction left at each path that it changed. It is copied, so that the snapshot can
-/// go before the live tree changes: then nothing has to be copied there.
-fn results(open: &Transaction) -> Vec<(Box<[u8]>, Option<Outcome>)> {
+/// Bytes that the record of a node takes beside its name.
+fn kept(node: &Node) -> usize {
+    NODE_HEAD_LEN + node.permissions().count() * ENTRY_LEN + node.value().len()
+}
+
+/// What the transaction left at each path that it changed, in the order of the paths. It is
+/// copied, so that the snapshot can go before the live tree changes: then nothing has to be copied
+/// there.
+pub(crate) fn decided(open: Transaction) -> Vec<Decided> {
     let outcome = |path: &[u8]| {
         let node = open.tree.get(path)?.node;
         Some(Outcome { permissions: entries(node), value: node.value().into() })
     };
-    open.changes.keys().map(|path| (path.clone(), outcome(path))).collect()
+    let outcomes: Vec<_> = open.changes.keys().map(|path| outcome(path)).collect();
+    let changes = open.into_changes().into_iter().zip(outcomes);
+    let decide = |((path, Change { order, fires, before }), outcome)| Decided {
+        path,
+        order,
+        fires,
+        before,
+        outcome,
+    };
+    changes.map(decide).collect()
 }

@@ -126,6 +126,15 @@ impl State {
         }
     }
 
+    /// Gives the records of all watches to `fx`.
+    pub(crate) fn put_watches(&self, fx: &mut dyn Effects) {
+        for (_, client) in self.clients() {
+            for watch in client.watches.values() {
+                fx.put(watch.record, Kind::Watch, &encode(watch), &[]);
+            }
+        }
+    }
+
     /// Removes all watches of a connection.
     pub(crate) fn drop_watches(&mut self, client: u16, fx: &mut dyn Effects) {
         let Some(found) = self.client(client) else { return };

@@ -99,7 +99,7 @@ impl<M: SharedMemory> SlotStore<M> {
     /// `owner` owns the root if that was lost to damage.
     pub fn open(memory: M, owner: u16) -> Option<(Self, Loaded)> {
         let headers = [0, SLOT_LEN].into_iter().filter_map(|at| read_header(&memory, at));
-        let header = headers.max_by_key(|header| header.committed)?;
+        let header = headers.max_by_key(|header| (header.committed, header.applied))?;
         let mut store = Self::with_memory(memory, header.key);
         store.committed = header.committed;
         store.applied = header.applied;
@@ -116,13 +116,6 @@ impl<M: SharedMemory> SlotStore<M> {
         scan.read_slots(used);
         scan.erase_beyond(used);
         Some(scan.finish(header.counting))
-    }
-
-    /// Makes both headers say the same.
-    pub(crate) fn rewrite_headers(&mut self) {
-        let header = self.header();
-        self.memory.write(0, &header);
-        self.memory.write(SLOT_LEN, &header);
     }
 }
 
@@ -270,7 +263,8 @@ impl<M: SharedMemory> Scan<M> {
             self.store.release(slot);
         }
         self.report.missing_slots = counting.saturating_sub(self.store.counting_slots());
-        self.store.rewrite_headers();
+        // Both headers say the same from now on.
+        self.store.save_applied();
         self.store.chains =
             self.entries.iter().map(|entry| Chain { first: entry.head, ..Chain::EMPTY }).collect();
         let nodes = self.make_root(nodes);

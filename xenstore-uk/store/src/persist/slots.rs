@@ -92,6 +92,19 @@ impl<M: SharedMemory> SlotStore<M> {
         self.applied = applied;
     }
 
+    /// Makes the next commit of an empty store the one after `committed`, with all log entries up
+    /// to `applied`.
+    pub fn begin_at(&mut self, committed: u64, applied: u64) {
+        (self.committed, self.applied) = (committed, applied);
+    }
+
+    /// Makes the log index durable although nothing else has changed.
+    pub fn save_applied(&mut self) {
+        let header = self.header();
+        self.memory.write(0, &header);
+        self.memory.write(SLOT_LEN, &header);
+    }
+
     /// Slots that are free.
     pub fn free_slots(&self) -> usize {
         self.free.len() + self.capacity as usize - self.next.len()

@@ -5,8 +5,10 @@ use fabric::SharedMemory;
 
 use crate::Fault;
 use crate::checksum::spread;
+use crate::command::Command;
 use crate::effects::Effects;
 use crate::server::Server;
+use crate::server::replica::Role;
 use crate::state::State;
 use crate::tree::Descend;
 
@@ -36,11 +38,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             self.load_step();
             return None;
         }
-        if self.state.needs_sweep() {
-            self.change(|state, outbox| {
-                state.sweep(outbox);
-                ((), true)
-            });
+        if self.sweep_is_due() {
+            if let Some((domid, cursor)) = self.state.next_sweep() {
+                let cursor = cursor.to_vec();
+                self.order(0, Command::Sweep { domid, cursor: &cursor });
+            }
             return None;
         }
         if now_ns < self.idle.next_scrub_ns {
@@ -53,7 +55,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// When [`Server::idle_step`] or [`Server::next_ready`] has something to do again.
     pub fn next_deadline(&self, now_ns: u64) -> u64 {
-        if self.loading.is_some() || self.state.needs_sweep() {
+        if self.loading.is_some() || self.sweep_is_due() {
             return now_ns;
         }
         let scrub = self.idle.next_scrub_ns;
@@ -89,9 +91,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.idle.slot = next;
         if let Some(record) = damaged {
             self.stats.repaired_slots += 1;
+            // A replica's commits are those of the log: there it becomes part of the next one.
+            let is_alone = self.replication.role == Role::Alone;
             self.change(|state, outbox| {
                 state.put_record(record, outbox);
-                ((), true)
+                ((), is_alone)
             });
         }
     }

@@ -6,7 +6,9 @@ mod lazy;
 mod outbox;
 mod rebuild;
 mod recover;
+mod replica;
 mod serve;
+mod snapshot;
 #[cfg(test)]
 mod tests;
 
@@ -17,7 +19,8 @@ use core::cell::Cell;
 
 use fabric::SharedMemory;
 
-use crate::connection::{Area, Connection, Phase};
+use crate::command::Command;
+use crate::connection::{Area, Connection, Phase, Waiting};
 use crate::domain::Origin;
 use crate::effects::Action;
 use crate::persist::{LoadReport, SlotStore};
@@ -26,6 +29,9 @@ use crate::state::State;
 use crate::{Fault, Ring};
 
 use outbox::Outbox;
+use replica::Replication;
+pub use replica::{ENTRY_MAX, Proposal};
+pub use snapshot::{RestoreError, Snapshot};
 
 /// Crashes during one request after which it is answered EIO: so that a request which kills the
 /// server cannot keep it from serving others.
@@ -122,6 +128,7 @@ pub struct Server<M, A> {
     idle: idle::IdleWork,
     fairness: fairness::Fairness,
     loading: Option<lazy::Loading>,
+    replication: Replication,
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
@@ -206,12 +213,12 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// A domain shut down, suspended or crashed. May be told again.
     pub fn domain_shut_down(&mut self, domid: u16) {
-        self.change(|state, outbox| ((), state.domain_shut_down(domid, outbox)));
+        self.order(0, Command::ShutDown(domid));
     }
 
     /// A domain is gone. May be told again.
     pub fn domain_gone(&mut self, domid: u16) {
-        self.change(|state, outbox| ((), state.domain_gone(domid, outbox)));
+        self.order(0, Command::Gone(domid));
     }
 
     /// Something happened on a connection: it will be served.
@@ -258,13 +265,14 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return false;
         };
         let area = Area::new(&self.areas, client, key);
+        connection.is_restarted = false;
         let is_fresh = connection.state.phase == Phase::Fresh;
         if is_fresh {
             ring.initialise(features);
             connection.state.phase = Phase::Open;
             connection.save(&area);
             ring.confirm_reset();
-        } else if connection.recovered {
+        } else if connection.recovered && connection.waiting == Waiting::Nothing {
             connection.adopt(ring, &area);
         }
         self.release_held(client);
@@ -280,7 +288,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.refuse_held(client);
         self.release_held(client);
         if origin == Origin::Introduced {
-            self.change(|state, outbox| ((), state.forget_introduction(domid, outbox)));
+            self.order(client, Command::Unlink(domid));
         }
     }
 
@@ -300,6 +308,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 printed: &mut self.printed,
                 stats: &mut self.stats,
                 commit: self.state.committed() + 1,
+                term: self.replication.role.term(),
                 caller: None,
                 scratch: &mut self.scratch,
             };

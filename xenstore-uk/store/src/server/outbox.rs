@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 
 use fabric::SharedMemory;
 
-use crate::connection::{Area, Connection, Queued};
+use crate::connection::{Area, Connection, ConnectionState, Queued};
 use crate::effects::{Action, Effects, Kind};
 use crate::persist::SlotStore;
 use crate::server::Stats;
@@ -22,6 +22,8 @@ pub(super) struct Outbox<'a, M, A> {
     pub stats: &'a mut Stats,
     /// Number of the commit under way.
     pub commit: u64,
+    /// Term in which connections are served; `None` if another replica serves them.
+    pub term: Option<u64>,
     /// The connection whose request is executed, and the place in its queue of events before
     /// which they go out before its reply.
     pub caller: Option<(u16, u64)>,
@@ -37,7 +39,7 @@ pub(super) const ACTIONS_MAX: usize = 64;
 
 impl<M: SharedMemory, A: SharedMemory> Outbox<'_, M, A> {
     fn queue(&mut self, client: u16, path: &[u8], token: &[u8]) {
-        if path.len() + token.len() + 2 > wire::PAYLOAD_MAX {
+        if self.term.is_none() || path.len() + token.len() + 2 > wire::PAYLOAD_MAX {
             return;
         }
         let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else { return };
@@ -82,15 +84,16 @@ impl<M: SharedMemory, A: SharedMemory> Effects for Outbox<'_, M, A> {
     }
 
     fn connect(&mut self, client: u16, life: u64) {
+        let Some(term) = self.term else { return };
         let index = usize::from(client);
         if index >= self.connections.len() {
             self.connections.resize_with(index + 1, || None);
         }
         let is_queued = self.connections[index].as_ref().is_some_and(|old| old.is_queued);
         let version = self.connections[index].as_ref().map_or(0, |old| old.state.version);
-        let mut connection = Connection::new(life);
+        let state = ConnectionState { life, version, term, ..ConnectionState::default() };
+        let mut connection = Connection::new(state);
         connection.is_queued = is_queued;
-        connection.state.version = version;
         let area = Area::new(self.areas, client, self.slots.key());
         connection.save(&area);
         area.clear_attempts();
@@ -119,13 +122,13 @@ impl<M: SharedMemory, A: SharedMemory> Effects for Outbox<'_, M, A> {
 
     fn act(&mut self, action: Action) {
         let is_report = matches!(action, Action::LimitReached { .. } | Action::Print);
-        if !is_report || self.actions.len() < ACTIONS_MAX {
+        if !is_report || self.term.is_some() && self.actions.len() < ACTIONS_MAX {
             self.actions.push_back(action);
         }
     }
 
     fn print(&mut self, text: &[u8]) {
-        if self.printed.len() + text.len() < PRINTED_MAX {
+        if self.term.is_some() && self.printed.len() + text.len() < PRINTED_MAX {
             self.printed.extend_from_slice(text);
             self.printed.push(b'\n');
         }

@@ -104,6 +104,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             stats: &mut self.stats,
             // They tell of commits that have happened.
             commit: self.state.committed(),
+            term: self.replication.role.term(),
             caller: None,
             scratch: &mut self.scratch,
         };

@@ -22,6 +22,7 @@ use crate::server::fairness::Fairness;
 use crate::server::idle::IdleWork;
 use crate::server::lazy::Loading;
 use crate::server::outbox::ACTIONS_MAX;
+use crate::server::replica::{Replication, Role};
 use crate::server::{Server, StartReport, Stats};
 use crate::state::{Records, State};
 use crate::transaction::Transaction;
@@ -39,9 +40,33 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             areas.len(),
             config.clients
         );
+        let (mut server, mut report) = Self::load(config, slots, areas, Role::Alone);
+        report.damaged_areas = server.load_connections();
+        (server, report)
+    }
+
+    /// As [`Self::start`], for one of several replicas: it serves nobody until it is promoted.
+    /// A new store has the connections of `services`, the same in all replicas.
+    pub fn join(config: &Config, slots: M, areas: A, services: &[u16]) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        let (mut server, report) = Self::load(config, slots, areas, Role::Follows);
+        if report.is_new {
+            for domid in services {
+                server.open(*domid);
+            }
+        }
+        (server, report)
+    }
+
+    fn load(config: &Config, slots: M, areas: A, role: Role) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
         let Some((slots, loaded)) = SlotStore::open(slots.clone(), config.owner) else {
-            let mut server =
-                Self::with(State::new(config), SlotStore::format(slots, config.key), areas);
+            let slots = SlotStore::format(slots, config.key);
+            let mut server = Self::with(State::new(config), slots, areas, role);
             server.change(|state, outbox| {
                 state.found(outbox);
                 ((), true)
@@ -50,10 +75,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         };
         let load = loaded.report;
         let (state, unloaded) = State::restore(config, loaded, slots.committed());
-        let mut server = Self::with(state, slots, areas);
+        let mut server = Self::with(state, slots, areas, role);
         server.loading = Loading::new(unloaded);
-        let damaged_areas = server.load_connections();
-        (server, StartReport { is_new: false, load, damaged_areas })
+        (server, StartReport { is_new: false, load, damaged_areas: 0 })
     }
 
     /// Goes on in memory that survived a crash outside of any change ([`Self::is_consistent`]).
@@ -64,10 +88,14 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.ready.clear();
         self.actions.clear();
         self.fairness = Fairness::default();
-        self.load_connections()
+        if self.replication.role == Role::Alone {
+            return self.load_connections();
+        }
+        self.demote();
+        0
     }
 
-    fn with(state: State, slots: SlotStore<M>, areas: A) -> Self {
+    fn with(state: State, slots: SlotStore<M>, areas: A, role: Role) -> Self {
         let state_clients = state.config.clients;
         Self {
             state,
@@ -86,6 +114,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             idle: IdleWork::default(),
             fairness: Fairness::default(),
             loading: None,
+            replication: Replication::new(role),
         }
     }
 

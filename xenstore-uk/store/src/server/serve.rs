@@ -5,7 +5,8 @@ use wire::ring::RingError;
 use wire::{Errno, HEADER_LEN, Header, Operation};
 
 use crate::Ring;
-use crate::connection::{Area, Phase, Sending};
+use crate::command::Command;
+use crate::connection::{Area, Phase, Sending, Waiting};
 use crate::effects::Action;
 use crate::request::Request;
 use crate::server::outbox::Outbox;
@@ -27,14 +28,26 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
             return progress;
         };
-        if connection.state.phase == Phase::Fresh {
+        if connection.waiting != Waiting::Nothing {
             return progress;
         }
-        if ring.wants_reset() {
-            self.reset(client, ring);
+        if connection.state.phase == Phase::Fresh && !connection.is_restarted {
+            return progress;
+        }
+        if !connection.is_restarted && ring.wants_reset() {
+            // Watches, transactions and what was under way go.
+            self.order(client, Command::Restart { is_dead: false });
+        }
+        let Some(connection) = self.connection_mut(client) else { return progress };
+        if connection.waiting != Waiting::Nothing {
+            return progress;
+        }
+        if connection.is_restarted {
+            self.attached(client, ring);
             return Progress { notify: true, more: true, ..progress };
         }
-        if connection.state.phase == Phase::Dead {
+        let is_dead = connection.state.phase == Phase::Dead;
+        if is_dead {
             return progress;
         }
         if let Err(error) = self.serve_open(client, ring, now_ns, &mut progress) {
@@ -56,6 +69,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         progress: &mut Progress,
     ) -> Result<(), RingError> {
         self.check_published(client, ring)?;
+        if self.is_waiting(client) {
+            return Ok(());
+        }
         let is_free = self.flush(client, ring, progress)?;
         if !is_free {
             return Ok(());
@@ -75,6 +91,10 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 if self.is_deferred(client, &header, now_ns) {
                     return Ok(());
                 }
+                if self.goes_through_the_log(client, &header) {
+                    self.propose(client, &header, len);
+                    return Ok(());
+                }
                 self.execute(client, len, progress);
                 if progress.fault.is_some() {
                     return Ok(());
@@ -88,7 +108,10 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    fn connection_mut(&mut self, client: u16) -> Option<&mut crate::connection::Connection> {
+    pub(super) fn connection_mut(
+        &mut self,
+        client: u16,
+    ) -> Option<&mut crate::connection::Connection> {
         self.connections.get_mut(usize::from(client))?.as_deref_mut()
     }
 
@@ -117,19 +140,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// Both streams of a connection begin at zero again. Its last request is forgotten first: a
     /// new one may come to lie at the same place.
     pub(super) fn begin_at_zero(&mut self, client: u16) {
-        self.change(|state, outbox| ((), state.forget_session(client, outbox)));
-        let key = self.slots.key();
-        if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
-            (connection.state.position, connection.state.produced) = (0, 0);
-            connection.attempts = 0;
-            let area = Area::new(&self.areas, client, key);
-            area.clear_attempts();
-            connection.save(&area);
-        }
+        self.order(client, Command::Forget);
     }
 
     /// Whether something remains to be done for a connection without a new kick.
-    fn has_more<P: SharedMemory>(&self, client: u16, ring: &Ring<P>) -> bool {
+    pub(super) fn has_more<P: SharedMemory>(&self, client: u16, ring: &Ring<P>) -> bool {
         let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
             return false;
         };
@@ -236,6 +251,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             printed: &mut self.printed,
             stats: &mut self.stats,
             commit: self.state.committed() + 1,
+            term: self.replication.role.term(),
             caller: Some((client, events_from)),
             scratch: &mut self.scratch,
         };
@@ -246,6 +262,17 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         self.mutating.set(false);
         progress.fault = self.state.fault();
+        self.note_reply(client, &header, changed, reply_after);
+    }
+
+    /// Notes what has to happen before the reply at hand goes out.
+    pub(super) fn note_reply(
+        &mut self,
+        client: u16,
+        header: &Header,
+        changed: bool,
+        reply_after: u64,
+    ) {
         let held_by = (header.operation == Operation::Introduce && changed)
             .then(|| self.unattached())
             .flatten();
@@ -265,7 +292,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// After a recovery: whether the request was executed in a former life; then its reply is
     /// there.
-    fn answer_again(&mut self, client: u16, position: u32) -> bool {
+    pub(super) fn answer_again(&mut self, client: u16, position: u32) -> bool {
         let Some(found) = self.state.client(client) else { return false };
         if found.session.position != Some(position) || found.session.reply.is_empty() {
             return false;
@@ -277,7 +304,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// Sends the reply at once if it fits and nothing must go before it; else keeps it in the area
     /// and sends what fits.
-    fn answer<P: SharedMemory>(
+    pub(super) fn answer<P: SharedMemory>(
         &mut self,
         client: u16,
         ring: &Ring<P>,
@@ -373,29 +400,16 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         Ok(state.phase == Phase::Open && state.sending == Sending::Nothing)
     }
 
-    /// The client asked for a reset: watches, transactions and what was under way are dropped.
-    fn reset<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>) {
-        self.change(|state, outbox| {
-            state.restart_client(client, outbox);
-            ((), true)
-        });
-        self.attached(client, ring);
-    }
-
     /// Gives a connection up after an error in its ring; nobody else notices.
-    fn give_up<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>, error: RingError) {
+    pub(super) fn give_up<P: SharedMemory>(
+        &mut self,
+        client: u16,
+        ring: &Ring<P>,
+        error: RingError,
+    ) {
         self.stats.ring_errors += 1;
-        self.change(|state, outbox| {
-            state.restart_client(client, outbox);
-            ((), true)
-        });
-        let key = self.slots.key();
-        if let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) {
-            connection.state.phase = Phase::Dead;
-            connection.save(&Area::new(&self.areas, client, key));
-        }
+        self.order(client, Command::Restart { is_dead: true });
         ring.set_error(error.raw());
-        self.release_held(client);
     }
 
     /// Lets go the replies that waited for a connection to be attached.

@@ -1,0 +1,68 @@
+//! Three replicas of the XenStore with their real engine, connections, areas and consensus; clients
+//! at their rings; an orchestrator that fences and names the leader. Replicas die between any two
+//! stores, with or without their memory, and lose their log; messages are lost. Every client checks
+//! every answer.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod client;
+mod cluster;
+mod memory;
+
+use cluster::{Cluster, Fault};
+
+/// Runs of the fixed set.
+const SEEDS: u64 = 200;
+/// Faults in one run.
+const FAULTS: u32 = 12;
+
+fn run(seed: u64) -> Cluster {
+    let mut cluster = Cluster::new(seed);
+    cluster.start();
+    for _ in 0..FAULTS {
+        let rounds = 5 + cluster.random(120);
+        cluster.run(rounds);
+        let fault = match cluster.random(6) {
+            0 => Fault::Microreset,
+            1 => Fault::LostLog,
+            2 => Fault::Together,
+            _ => Fault::Stores(cluster.random(400)),
+        };
+        cluster.inject(fault);
+    }
+    cluster.heal();
+    cluster
+}
+
+#[test]
+fn nothing_is_lost_repeated_or_wrong() {
+    let (mut fail_overs, mut restored, mut commits) = (0, 0, 0);
+    for seed in 0..SEEDS {
+        let cluster = run(seed);
+        fail_overs += cluster.epoch;
+        restored += cluster.restored;
+        commits += cluster.committed();
+    }
+    assert!(fail_overs > 5 * SEEDS, "{fail_overs} fail-overs");
+    assert!(restored > SEEDS / 10, "{restored} replicas restored");
+    assert!(commits > 100 * SEEDS, "{commits} commits");
+}
+
+#[test]
+fn a_lone_replica_serves() {
+    let mut cluster = Cluster::with_replicas(1, 7);
+    cluster.start();
+    cluster.run(400);
+    cluster.inject(Fault::Stores(100));
+    cluster.run(400);
+    cluster.inject(Fault::Microreset);
+    cluster.heal();
+}
+
+#[test]
+fn an_idle_cluster_is_quiet() {
+    let mut cluster = Cluster::new(1);
+    cluster.start();
+    cluster.run(200);
+    cluster.heal();
+    cluster.pass_quietly();
+}
