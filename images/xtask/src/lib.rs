@@ -23,6 +23,7 @@ pub mod report;
 pub mod run;
 pub mod setup;
 pub mod sim;
+pub mod spec;
 pub mod suite;
 pub mod test;
 pub mod tidy;

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use xtask::{build, check, experiment, fuzz, image, peer, run as host, setup, sim, test};
+use xtask::{build, check, experiment, fuzz, image, peer, run as host, setup, sim, spec, test};
 
 /// Sets up, builds, boots, checks and measures PpVMM.
 #[derive(Parser)]
@@ -41,6 +41,8 @@ enum Verb {
     Fuzz(fuzz::Options),
     /// Run an experiment, print its tables, hold it to what is promised.
     Experiment(experiment::Options),
+    /// Print every promise of docs/SPECIFICATION.md with its last value and verdict.
+    Spec(spec::Options),
 }
 
 fn main() -> ExitCode {
@@ -65,5 +67,23 @@ fn run(verb: Verb) -> Result<()> {
         Verb::Sim(options) => sim::run(&options),
         Verb::Fuzz(options) => fuzz::run(&options),
         Verb::Experiment(options) => experiment::run(&options),
+        Verb::Spec(options) => spec::run(&options, &is_command),
+    }
+}
+
+/// Whether these words, after `cargo xtask`, are a command.
+fn is_command(words: &[&str]) -> Result<()> {
+    Cli::try_parse_from([&["cargo xtask"], words].concat())?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_promise_has_a_command() {
+        assert!(is_command(&["no-such-verb"]).is_err());
+        spec::run(&spec::Options { results: Vec::new() }, &is_command).expect("they have");
     }
 }

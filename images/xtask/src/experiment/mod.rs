@@ -72,6 +72,11 @@ const EXPERIMENTS: [Experiment; 5] = [
     },
 ];
 
+/// Whether there is an experiment of this name.
+pub fn is_known(name: &str) -> bool {
+    EXPERIMENTS.iter().any(|experiment| experiment.name == name)
+}
+
 /// Runs one experiment, prints its tables, and fails unless everything promised holds.
 pub fn run(options: &Options) -> Result<()> {
     let Some(experiment) = EXPERIMENTS.iter().find(|e| e.name == options.name) else {
