@@ -19,10 +19,16 @@ use crate::seats::Seats;
 /// Requests served between two looks at the inbox.
 const SERVED_PER_STEP: usize = 16;
 
+/// Memory of ours that outlives us.
+#[cfg(not(feature = "fault-points"))]
+type Durable = Fabric;
+#[cfg(feature = "fault-points")]
+type Durable = crate::fault_points::Memory;
+
 /// The engine and its connections.
 #[derive(Debug)]
 pub struct Shell {
-    server: Server<Fabric, Fabric>,
+    server: Server<Durable, Durable>,
     seats: Seats,
     damaged: bool,
 }
@@ -38,8 +44,9 @@ impl Shell {
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
         let config = Config::new(nonce, &[tool], system::SLOTS);
+        let durable = |region| durable(xen, view, region);
         let (server, found) =
-            Server::start(&config, view.own(RegionKind::Slots), view.own(RegionKind::Areas));
+            Server::start(&config, durable(RegionKind::Slots), durable(RegionKind::Areas));
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
@@ -160,6 +167,16 @@ impl Shell {
     pub fn stats(&self) -> Stats {
         self.server.stats()
     }
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn durable(_: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
+    view.own(region)
+}
+
+#[cfg(feature = "fault-points")]
+fn durable(xen: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
+    Durable::new(view.own(region), view.own(RegionKind::Log), xen)
 }
 
 /// What the service loop drives.
