@@ -8,7 +8,7 @@ use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
 use fabric::view::RegionKind;
 use runtime::{FabricMemory, Hypervisor, Survivor};
-use service::ids::{self, STORES};
+use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
 use store::{Action, Config, Origin, Server, Stats};
@@ -30,6 +30,8 @@ type Durable = crate::fault_points::Memory;
 pub struct Shell {
     server: Server<Durable, Durable>,
     seats: Seats,
+    /// Slots to notify since a recovery: a former life may have died before it did.
+    owed: Vec<u16>,
     damaged: bool,
 }
 
@@ -51,7 +53,8 @@ impl Shell {
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
         report.dropped = lost + found.damaged_areas;
-        let mut shell = Self { server, seats: Seats::new(xen, view, own), damaged: false };
+        let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
+        let mut shell = Self { server, seats, owed, damaged: false };
         let client = shell.server.open(tool).expect("the first connection is always free");
         shell.seats.seat_tool(client, tool, view);
         shell.seats.bury_the_absent(&mut shell.server);
@@ -74,6 +77,7 @@ impl Shell {
 
     /// Attaches every connection that the state knows to its ring.
     fn seat_everybody(&mut self, report: &mut RecoveryReport) {
+        self.owed.clear();
         // A list of its own: attaching may change that of the server.
         let connections: Vec<_> = self.server.connections().collect();
         for connection in connections {
@@ -81,7 +85,7 @@ impl Shell {
                 || self.seats.client_of(connection.domid) == Some(connection.client)
                 || self.seats.seat_guest(connection.client, connection.domid);
             if seated {
-                self.seats.attach(&mut self.server, connection.client);
+                self.owed.extend(self.seats.attach(&mut self.server, connection.client));
                 report.resumed += 1;
             } else {
                 self.server.attach_failed(connection.client);
@@ -110,6 +114,7 @@ impl Shell {
 
     /// Serves some requests, then does what the engine wants done.
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
+        self.owed.drain(..).for_each(|slot| out.kick(slot));
         let mut step = Step { more: true, ..Step::default() };
         for _ in 0..SERVED_PER_STEP {
             let Some(client) = self.server.next_ready(now_ns) else {
