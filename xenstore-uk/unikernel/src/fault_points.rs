@@ -29,11 +29,11 @@ const KINDS: [(&str, Ending); 8] = [
     ("hang-loop", |_| turn_for_ever()),
     ("hang-no-progress", |xen| go_nowhere(xen)),
 ];
-/// Stores that each life makes at least: several hundred requests, longer than the ladder remembers
-/// a failure.
-const STORES_MIN: u64 = 25_000;
+/// Stores that each life makes at least: some 2,000 requests, which take longer than the ladder
+/// remembers a failure.
+const STORES_MIN: u64 = 80_000;
 /// The last of them is chosen among so many.
-const STORES_SPREAD: u64 = 15_000;
+const STORES_SPREAD: u64 = 40_000;
 /// A life with this number or a later one goes on: the script that is running shall see its end.
 const LAST_LIFE: Epoch = 48;
 

@@ -82,8 +82,11 @@ impl Boot<'_> {
         machine.orchestrator_args.extend(words.iter().cloned());
         let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
         let mut vm = Vm::start(&machine, limit)?;
-        let end = vm.wait_for("the end of the guest's script", limit, |_, record| {
-            record.filter(|r| r.is("script-total") && !r.source.is_empty()).cloned()
+        let end = vm.wait_for("the end of the guest's script", limit, |line, record| {
+            let total = record.filter(|r| r.is("script-total") && !r.source.is_empty());
+            // A script that gives up has no total; what follows it ends the waiting.
+            let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
+            (total.is_some() || is_over).then(|| total.cloned())
         });
         let records = vm.records().to_vec();
         vm.kill()?;
@@ -93,7 +96,8 @@ impl Boot<'_> {
             ..Outcome::default()
         };
         match end {
-            Ok((total, _)) => outcome.totals = counts(&total),
+            Ok((Some(total), _)) => outcome.totals = counts(&total),
+            Ok((None, _)) => outcome.broken = Some("the guest's script gave up".into()),
             Err(error) => outcome.broken = Some(format!("{error:#}")),
         }
         Ok((outcome, records))
