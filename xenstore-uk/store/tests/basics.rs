@@ -159,3 +159,34 @@ fn a_special_name_loads_nothing() {
         assert_eq!(host.read(TOOL, "/a/b"), "1", "after {operation:?}");
     }
 }
+
+/// The whole store is made piece by piece after a restart, so that a watcher who counts progress
+/// never takes the making of a large store for a hang.
+#[test]
+fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
+    const DIRECTORIES: usize = 100;
+    let mut host = Host::new();
+    for directory in 0..DIRECTORIES {
+        assert_eq!(host.write(TOOL, &format!("/d{directory}/leaf"), "x"), "OK|");
+    }
+    host.restart();
+    let client = host.server.connection_of(TOOL).expect("it is connected");
+    host.guests.get_mut(&TOOL).expect("a guest").send(O::TransactionStart, 0, b"\0");
+    let ring = host.ring(TOOL);
+    let mut pieces = 0;
+    loop {
+        host.server.kick(client);
+        assert_eq!(host.server.next_ready(0), Some(client));
+        let progress = host.server.serve(client, &ring, 0);
+        assert!(progress.loaded != progress.executed, "one of both: {progress:?}");
+        if progress.executed {
+            break;
+        }
+        assert!(progress.more);
+        pieces += 1;
+    }
+    assert!((10..=DIRECTORIES).contains(&pieces), "{pieces} pieces");
+    let guest = host.guests.get_mut(&TOOL).expect("a guest");
+    guest.pull(usize::MAX);
+    assert_eq!(guest.replies.len(), 1);
+}

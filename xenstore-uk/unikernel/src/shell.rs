@@ -131,7 +131,7 @@ impl Shell {
                 self.damaged = true;
                 panic!("memory is damaged: {fault:?}");
             }
-            step.completed += u64::from(progress.executed || progress.notify);
+            step.completed += u64::from(progress.executed || progress.notify || progress.loaded);
             self.act(out);
         }
         self.act(out);

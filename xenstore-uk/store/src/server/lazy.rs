@@ -40,11 +40,28 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    /// Makes what the request in `request` will look at.
+    /// Makes what the request in `request` will look at, or a bounded piece of it: then it answers
+    /// false, and wants to be asked again. A large store takes longer than a hang may.
+    pub(super) fn is_loaded_for(&mut self, client: u16, header: &Header, len: usize) -> bool {
+        if self.loading.is_some() && !self.load_few_for(client, header, len) {
+            self.load_step();
+            return self.loading.is_none();
+        }
+        true
+    }
+
+    /// Makes all that the request in `request` will look at.
     pub(super) fn load_for(&mut self, client: u16, header: &Header, len: usize) {
+        if !self.load_few_for(client, header, len) {
+            self.finish_loading();
+        }
+    }
+
+    /// Makes what the request in `request` will look at, unless that may be the whole store.
+    fn load_few_for(&mut self, client: u16, header: &Header, len: usize) -> bool {
         use Operation as O;
         if self.loading.is_none() {
-            return;
+            return true;
         }
         match header.operation {
             O::Read
@@ -57,7 +74,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 if header.transaction == 0 =>
             {
                 let domid = self.state.client(client).map_or(0, |client| client.domid);
-                let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else { return };
+                let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else {
+                    return true;
+                };
                 let mut buffer = path::Buffer::new();
                 let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
                 // Special names are no nodes.
@@ -65,6 +84,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                     let path = name.path.to_vec();
                     self.load_path(&path);
                 }
+                true
             }
             O::Watch
             | O::Unwatch
@@ -76,8 +96,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             | O::GetQuota
             | O::SetQuota
             | O::Resume
-            | O::SetTarget => {}
-            _ => self.finish_loading(),
+            | O::SetTarget => true,
+            _ => false,
         }
     }
 

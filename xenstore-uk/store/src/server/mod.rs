@@ -46,6 +46,8 @@ pub struct Progress {
     pub notify: bool,
     /// A request was executed.
     pub executed: bool,
+    /// A piece of a reloaded store was made for a request, which needs more of it.
+    pub loaded: bool,
     /// Damage was found; the request has not been answered.
     pub fault: Option<Fault>,
 }

@@ -95,6 +95,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                     self.propose(client, &header, len);
                     return Ok(());
                 }
+                if !self.is_loaded_for(client, &header, len) {
+                    progress.loaded = true;
+                    progress.more = true;
+                    return Ok(());
+                }
                 self.execute(client, len, progress);
                 if progress.fault.is_some() {
                     return Ok(());
@@ -238,7 +243,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return;
         }
         Area::new(&self.areas, client, key).write_attempt(position, attempts + 1);
-        self.load_for(client, &header, len);
         let payload = &self.request[HEADER_LEN..len];
         let request = Request { client, position, header, payload };
         self.mutating.set(!State::is_harmless(&request));
