@@ -1,6 +1,8 @@
 //! What only the initial domain may ask of Xen: the orchestrator's half of the interface.
 
-use crate::{Access, DomId, Frame, GrantRef, Port, ShutdownReason, Xen, XenError};
+use crate::{
+    Access, DomId, Frame, GrantRef, PciAddress, Port, ShutdownReason, Width, Xen, XenError,
+};
 
 /// Limits and kind of a new domain (`xen_domctl_createdomain`, domctl.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -215,6 +217,29 @@ pub trait Control: Xen {
     /// Grants page `page` of the fabric to `to` under `reference`. Writing the same entry again
     /// changes nothing.
     fn grant_fabric(&self, reference: GrantRef, to: DomId, page: u32, access: Access);
+
+    /// Reads four bytes of a function's configuration space; all ones where there is no function.
+    /// `offset` is a multiple of 4.
+    fn pci_read(&self, at: PciAddress, offset: u8) -> u32;
+
+    /// Writes four bytes of a function's configuration space.
+    fn pci_write(&self, at: PciAddress, offset: u8, value: u32);
+
+    /// Writes a device register at a machine address: for resets, whoever uses the device else.
+    ///
+    /// # Errors
+    /// What Xen says, when there is no device memory.
+    fn write_register(&self, address: u64, width: Width, value: u32) -> Result<(), XenError>;
+
+    /// Lets a domain map device memory: `count` frames from `first` on.
+    fn allow_device_memory(&self, id: DomId, first: Frame, count: u64) -> Result<(), XenError>;
+
+    /// Lets a domain bind the level-triggered interrupt of a device, under the number of its line
+    /// at the interrupt controller.
+    fn give_interrupt(&self, id: DomId, line: u32) -> Result<(), XenError>;
+
+    /// Whether Xen uses an IOMMU. Without one, a device reaches all memory of the machine.
+    fn has_iommu(&self) -> Result<bool, XenError>;
 
     /// Prints on Xen's console.
     fn console_write(&self, text: &[u8]);

@@ -27,6 +27,7 @@ pub enum Call {
     EventChannelOp = 32,
     PhysdevOp = 33,
     HvmOp = 34,
+    Sysctl = 35,
     Domctl = 36,
 }
 

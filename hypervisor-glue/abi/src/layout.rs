@@ -224,6 +224,66 @@ pub struct HvmParamArgument {
     pub value: u64,
 }
 
+/// `gnttab_copy_ptr`; `place` is its union: a reference, or a machine frame.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct CopyEnd {
+    pub place: u64,
+    pub domid: u16,
+    pub offset: u16,
+}
+
+/// `gnttab_copy`.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct CopyGrant {
+    pub source: CopyEnd,
+    pub dest: CopyEnd,
+    pub len: u16,
+    pub flags: u16,
+    pub status: i16,
+}
+
+/// `evtchn_bind_pirq`.
+#[repr(C)]
+pub struct BindPirq {
+    pub pirq: u32,
+    pub flags: u32,
+    pub port: u32,
+}
+
+/// `physdev_setup_gsi`.
+#[repr(C)]
+pub struct SetupGsi {
+    pub gsi: i32,
+    pub triggering: u8,
+    pub polarity: u8,
+}
+
+/// `physdev_map_pirq`.
+#[repr(C)]
+pub struct MapPirq {
+    pub domid: u16,
+    pub kind: i32,
+    pub index: i32,
+    pub pirq: i32,
+    pub bus: i32,
+    pub devfn: i32,
+    pub entry_nr: i32,
+    pub table_base: u64,
+}
+
+/// `xen_sysctl`: its union as words of 32 bits.
+#[repr(C, align(8))]
+pub struct SysctlArgument {
+    pub cmd: u32,
+    pub interface_version: u32,
+    pub u: [u32; 32],
+}
+
+/// `XEN_SYSCTL_INTERFACE_VERSION` of Xen 4.17.
+pub const SYSCTL_VERSION: u32 = 0x15;
+
 /// `XEN_DOMCTL_INTERFACE_VERSION` of Xen 4.17.
 pub const DOMCTL_VERSION: u32 = 0x15;
 
@@ -250,4 +310,7 @@ const _: () = {
     assert!(size_of::<EvtchnStatus>() == 24);
     assert!(size_of::<AddToPhysmap>() == 24);
     assert!(size_of::<SchedPoll>() == 24);
+    assert!(size_of::<CopyGrant>() == 40);
+    assert!(size_of::<MapPirq>() == 40);
+    assert!(size_of::<SysctlArgument>() == 136);
 };

@@ -18,6 +18,7 @@ pub use control::{
     Control, CreateDomain, DomainInfo, DomainState, HvmEntry, HvmParam, PvEntry, Registers,
 };
 pub use types::{
-    Access, DomId, Frame, GrantRef, PAGE_SIZE, Port, PortStatus, ShutdownReason, Virq, XenError,
+    Access, DomId, Frame, GrantRef, PAGE_SIZE, PciAddress, Port, PortStatus, ShutdownReason, Virq,
+    Width, XenError,
 };
 pub use xen::Xen;

@@ -37,6 +37,32 @@ pub struct GrantRef(pub u32);
 #[repr(transparent)]
 pub struct Frame(pub u64);
 
+/// A PCI function: where its configuration space is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PciAddress {
+    /// Bus.
+    pub bus: u8,
+    /// Device on the bus, below 32.
+    pub device: u8,
+    /// Function of the device, below 8.
+    pub function: u8,
+}
+
+impl fmt::Display for PciAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:02x}:{:02x}.{}", self.bus, self.device, self.function)
+    }
+}
+
+/// Bytes of one access to a device register.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Width {
+    /// One byte.
+    Byte,
+    /// Four bytes.
+    Word,
+}
+
 /// What a mapping or a grant allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Access {

@@ -2,7 +2,7 @@
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, Port, PortStatus, PvEntry, Registers, XenError,
+    HvmParam, PciAddress, Port, PortStatus, PvEntry, Registers, Width, XenError,
 };
 
 use crate::machine::{Call, Domain, VcpuState};
@@ -265,6 +265,39 @@ impl Control for FakeXen {
     fn grant_fabric(&self, reference: GrantRef, to: DomId, page: u32, access: Access) {
         let page = self.fabric().page(page as usize).expect("a page of the fabric");
         self.me(|me| me.grants.insert(reference.0, (to, page, access)));
+    }
+
+    fn pci_read(&self, at: PciAddress, offset: u8) -> u32 {
+        let state = self.machine.state.borrow();
+        state.pci.get(&at).map_or(u32::MAX, |words| words[usize::from(offset / 4)])
+    }
+
+    fn pci_write(&self, at: PciAddress, offset: u8, value: u32) {
+        if let Some(words) = self.machine.state.borrow_mut().pci.get_mut(&at) {
+            words[usize::from(offset / 4)] = value;
+        }
+    }
+
+    fn write_register(&self, address: u64, _: Width, value: u32) -> Result<(), XenError> {
+        self.privileged(Call::WriteRegister)?;
+        self.machine.state.borrow_mut().registers.push((address, value));
+        Ok(())
+    }
+
+    fn allow_device_memory(&self, id: DomId, first: Frame, count: u64) -> Result<(), XenError> {
+        self.control(Call::AllowDeviceMemory, id, |_| Ok(()))?;
+        self.machine.state.borrow_mut().device_memory.push((id, first, count));
+        Ok(())
+    }
+
+    fn give_interrupt(&self, id: DomId, line: u32) -> Result<(), XenError> {
+        self.control(Call::GiveInterrupt, id, |_| Ok(()))?;
+        self.machine.state.borrow_mut().lines.push((id, line));
+        Ok(())
+    }
+
+    fn has_iommu(&self) -> Result<bool, XenError> {
+        Ok(false)
     }
 
     fn console_write(&self, text: &[u8]) {

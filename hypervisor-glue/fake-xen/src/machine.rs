@@ -6,8 +6,8 @@ use std::fmt;
 use std::rc::Rc;
 
 use abi::{
-    Access, CreateDomain, DomId, DomainState, Frame, GrantRef, HvmEntry, HvmParam, PortStatus,
-    PvEntry, Registers, ShutdownReason, Virq, XenError,
+    Access, CreateDomain, DomId, DomainState, Frame, GrantRef, HvmEntry, HvmParam, PciAddress,
+    PortStatus, PvEntry, Registers, ShutdownReason, Virq, XenError,
 };
 
 use crate::mapping::{FakeFabric, FakeMapping};
@@ -43,6 +43,9 @@ pub enum Call {
     SetRegisters,
     SetHvmParam,
     AllocPortFor,
+    WriteRegister,
+    AllowDeviceMemory,
+    GiveInterrupt,
     SetWatchdog,
     SetCpuWeight,
 }
@@ -145,6 +148,14 @@ pub(crate) struct State {
     pub(crate) typed: VecDeque<u8>,
     pub(crate) watchdog: Option<u32>,
     pub(crate) hook: Option<Hook>,
+    /// Configuration spaces by function, word by word.
+    pub(crate) pci: BTreeMap<PciAddress, [u32; 64]>,
+    /// Registers written by the initial domain, in order: machine address and value.
+    pub(crate) registers: Vec<(u64, u32)>,
+    /// Device memory given away: to whom, first frame, frames.
+    pub(crate) device_memory: Vec<(DomId, Frame, u64)>,
+    /// Interrupt lines given away.
+    pub(crate) lines: Vec<(DomId, u32)>,
 }
 
 /// The machine; clones are the same one.
@@ -328,6 +339,34 @@ impl Machine {
         self.state.borrow().mappings.iter().filter(|mapped| mapped.owner == owner).count()
     }
 
+    /// Puts a PCI function into the machine; `words` are its configuration space.
+    pub fn add_pci(&self, at: PciAddress, words: [u32; 64]) {
+        self.state.borrow_mut().pci.insert(at, words);
+    }
+
+    /// A word of a function's configuration space.
+    pub fn pci_word(&self, at: PciAddress, offset: u8) -> Option<u32> {
+        Some(self.state.borrow().pci.get(&at)?[usize::from(offset / 4)])
+    }
+
+    /// The device registers that the initial domain has written: machine address and value.
+    pub fn written_registers(&self) -> Vec<(u64, u32)> {
+        self.state.borrow().registers.clone()
+    }
+
+    /// Device memory that a domain may map: first frame and number of frames.
+    pub fn device_memory_of(&self, id: DomId) -> Vec<(Frame, u64)> {
+        let state = self.state.borrow();
+        let of = state.device_memory.iter().filter(|(to, ..)| *to == id);
+        of.map(|(_, first, count)| (*first, *count)).collect()
+    }
+
+    /// Interrupt lines that a domain may bind.
+    pub fn lines_of(&self, id: DomId) -> Vec<u32> {
+        let state = self.state.borrow();
+        state.lines.iter().filter(|(to, _)| *to == id).map(|(_, line)| *line).collect()
+    }
+
     pub(crate) fn with_domain<R>(&self, id: DomId, look: impl FnOnce(&mut Domain) -> R) -> R {
         let mut state = self.state.borrow_mut();
         look(state.domains.get_mut(&id).unwrap_or_else(|| panic!("{id} does not exist")))
@@ -405,6 +444,8 @@ impl Machine {
             return;
         }
         state.domains.remove(&id);
+        state.device_memory.retain(|(to, ..)| *to != id);
+        state.lines.retain(|(to, _)| *to != id);
         drop(state);
         self.announce_death();
     }

@@ -1,8 +1,8 @@
 //! Every call of the hypervisor, passed through [`Breaking`].
 
 use abi::{
-    Access, Control, CreateDomain, DomId, DomainInfo, Frame, GrantRef, HvmEntry, HvmParam, Port,
-    PortStatus, PvEntry, Registers, ShutdownReason, Virq, Xen, XenError,
+    Access, Control, CreateDomain, DomId, DomainInfo, Frame, GrantRef, HvmEntry, HvmParam,
+    PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Virq, Width, Xen, XenError,
 };
 
 use crate::inject_own::{Breaking, Point};
@@ -123,6 +123,18 @@ impl<C: Control> Control for Breaking<'_, C> {
         self.xen.set_cpu_weight(id, weight)
     }
 
+    fn pci_read(&self, at: PciAddress, offset: u8) -> u32 {
+        self.xen.pci_read(at, offset)
+    }
+
+    fn pci_write(&self, at: PciAddress, offset: u8, value: u32) {
+        self.xen.pci_write(at, offset, value);
+    }
+
+    fn has_iommu(&self) -> Result<bool, XenError> {
+        self.xen.has_iommu()
+    }
+
     passed_on! {
         Print:
         console_write(text: &[u8]) -> ();
@@ -150,5 +162,8 @@ impl<C: Control> Control for Breaking<'_, C> {
         set_registers(id: DomId, registers: &Registers) -> Result<(), XenError>;
         set_hvm_param(id: DomId, param: HvmParam, value: u64) -> Result<(), XenError>;
         alloc_port_for(owner: DomId, remote: DomId) -> Result<Port, XenError>;
+        write_register(address: u64, width: Width, value: u32) -> Result<(), XenError>;
+        allow_device_memory(id: DomId, first: Frame, count: u64) -> Result<(), XenError>;
+        give_interrupt(id: DomId, line: u32) -> Result<(), XenError>;
     }
 }

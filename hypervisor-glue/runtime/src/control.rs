@@ -6,7 +6,7 @@ use abi::hypercall::{Call, hypercall, outcome};
 use abi::layout::{AcquireResource, HvmParamArgument, MemoryReservation, MmuextOp, SchedWatchdog};
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PAGE_SIZE, Port, PvEntry, Registers, ShutdownReason, XenError,
+    HvmParam, PAGE_SIZE, PciAddress, Port, PvEntry, Registers, ShutdownReason, Width, XenError,
 };
 use fabric::SharedMemory;
 
@@ -16,7 +16,7 @@ use crate::mapping::Mapping;
 use crate::vcpu::{PvContext, hvm_context};
 use crate::window::Source;
 use crate::{Hypervisor, vcpu};
-use crate::{console, fabric_pages, grants, hypervisor, paging, upcall};
+use crate::{console, device, fabric_pages, grants, hypervisor, io, paging, upcall};
 
 /// A PV context is too large for the stack of a trap handler's callers: there is one.
 static CONTEXT: OneCpu<UnsafeCell<PvContext>> = OneCpu::new(UnsafeCell::new(PvContext::new()));
@@ -289,6 +289,44 @@ impl Control for Hypervisor {
         let frame = paging::machine_frame((fabric.address() + offset) as u64);
         grants::grant(reference, to, frame, access)
             .expect("the layout's references fit the grant table");
+    }
+
+    fn pci_read(&self, at: PciAddress, offset: u8) -> u32 {
+        // SAFETY: The initial domain's port access was enabled at its start.
+        unsafe { io::pci_read(at, offset) }
+    }
+
+    fn pci_write(&self, at: PciAddress, offset: u8, value: u32) {
+        // SAFETY: 1. As above. 2. A device can be told by its own registers only where in memory
+        // to read and write; what is written here at most forbids or allows it.
+        unsafe { io::pci_write(at, offset, value) }
+    }
+
+    fn write_register(&self, address: u64, width: Width, value: u32) -> Result<(), XenError> {
+        let page = PAGE_SIZE as u64;
+        let mapping = self.map_device(Frame(address / page), 1)?;
+        let offset = (address % page) as usize;
+        match width {
+            Width::Byte => mapping.write(offset, &[value as u8]),
+            Width::Word => mapping.store_u32(offset, value),
+        }
+        Ok(())
+    }
+
+    fn allow_device_memory(&self, id: DomId, first: Frame, count: u64) -> Result<(), XenError> {
+        let call = Domctl::new(Operation::IomemPermission, id);
+        simple(call.u64(0, first.0).u64(8, count).u32(16, 1)).map(|_| ())
+    }
+
+    fn give_interrupt(&self, id: DomId, line: u32) -> Result<(), XenError> {
+        device::open_line(line)?;
+        device::map_line(DomId::SELF, line)?;
+        simple(Domctl::new(Operation::IrqPermission, id).u32(0, line).u32(4, 1))?;
+        device::map_line(id, line)
+    }
+
+    fn has_iommu(&self) -> Result<bool, XenError> {
+        device::has_iommu()
     }
 
     fn console_write(&self, text: &[u8]) {

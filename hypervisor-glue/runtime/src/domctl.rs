@@ -20,6 +20,8 @@ pub(crate) enum Operation {
     GetVcpuContext = 13,
     MaxVcpus = 15,
     Scheduler = 16,
+    IrqPermission = 19,
+    IomemPermission = 20,
     Resume = 27,
     SetHvmContext = 34,
     SetTsc = 60,

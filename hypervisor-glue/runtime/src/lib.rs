@@ -29,11 +29,14 @@
 //! On other targets the crate can only be checked, and its pure parts tested.
 #![cfg_attr(not(test), no_std)]
 
+extern crate alloc;
+
 mod boot;
 mod cell;
 mod clock;
 mod console;
 mod control;
+mod device;
 mod domctl;
 mod events;
 mod fabric_pages;
@@ -63,6 +66,7 @@ mod window;
 
 pub use boot::{Boot, Life, Unikernel};
 pub use console::Console;
+pub use device::{CopyDirection, DeviceRegisters, DmaMemory, GrantCopy};
 pub use fabric_pages::{FabricPages, FabricRange};
 pub use failure::FailureText;
 pub use hypervisor::Hypervisor;

@@ -125,6 +125,9 @@ pub(crate) const FABRIC_SLOTS: usize = MAX_SLOTS / 2;
 /// Most frames of our own grant table: Xen's default limit, 32,768 entries.
 pub(crate) const GRANT_TABLE_SLOTS: usize = 64;
 
+/// Pages kept for the registers of a device: the 128 KiB of an 82574, twice.
+const DEVICE_SLOTS: usize = 64;
+
 /// Turns our spare pages into lowest tables and hangs them into the second-level table.
 fn make_tables() -> Result<(), XenError> {
     for index in 0..OWN_TABLES {
@@ -191,7 +194,13 @@ pub(crate) fn first_empty(from: usize, end: usize) -> Option<usize> {
 
 /// The slots for mappings: first, and one past the last.
 pub(crate) fn range() -> (usize, usize) {
-    place(|place| (place.low, place.high - GRANT_TABLE_SLOTS))
+    place(|place| (place.low, place.high - GRANT_TABLE_SLOTS - DEVICE_SLOTS))
+}
+
+/// The slot of a page of our device's registers: behind those for mappings.
+pub(crate) fn device_slot(page: usize) -> usize {
+    assert!(page < DEVICE_SLOTS, "page {page} of the device's registers is beyond the window");
+    range().1 + page
 }
 
 /// The slot of a frame of our own grant table: the last ones of the window.

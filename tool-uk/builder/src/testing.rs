@@ -7,7 +7,8 @@ use std::rc::Rc;
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PAGE_SIZE, Port, PortStatus, PvEntry, Registers, ShutdownReason, Virq, Xen, XenError,
+    HvmParam, PAGE_SIZE, PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Virq,
+    Width, Xen, XenError,
 };
 use fabric::{HeapMemory, SharedMemory};
 
@@ -299,6 +300,32 @@ impl Control for FakeXen {
     fn console_read(&self, _: &mut [u8]) -> usize {
         0
     }
+    fn pci_read(&self, _: PciAddress, _: u8) -> u32 {
+        u32::MAX
+    }
+
+    fn pci_write(&self, _: PciAddress, _: u8, _: u32) {}
+
+    fn write_register(&self, _: u64, _: Width, _: u32) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
+
+    fn allow_device_memory(&self, _: DomId, _: Frame, _: u64) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
+
+    fn give_interrupt(&self, _: DomId, _: u32) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
+
+    fn has_iommu(&self) -> Result<bool, XenError> {
+        Ok(false)
+    }
+
+    fn set_cpu_weight(&self, _: DomId, _: u16) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
+
     fn set_watchdog(&self, _: Option<u32>) -> Result<(), XenError> {
         Err(XenError::Unsupported)
     }
