@@ -21,7 +21,7 @@ pub const UNITS: usize = system::UNITS;
 /// Events handled before the loop looks at longer work again: an event storm of one guest must not
 /// keep it from everything else.
 const MAX_EVENTS_PER_POLL: usize = 64;
-/// The greatest share that Xen's scheduler knows. The orchestrator works for microseconds at a time;
+/// The greatest share that Xen's scheduler knows. The orchestrator works microseconds at a time;
 /// with the default it would often run only when the unit it watches has gone to sleep.
 pub const CPU_WEIGHT: u16 = u16::MAX;
 
@@ -190,8 +190,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         self.close_incident(from);
         if from == self.store {
             match id {
-                ids::TOOL_SLOT => self.hand(self.tool, ids::TOOL_SLOT),
                 id if ids::STORES.contains(&id) => {
+                    if let Some(client) = system::SYSTEM.client_on(usize::from(id)) {
+                        return self.hand(client, id);
+                    }
                     if let Some(times) = self.owes_answer.take() {
                         self.notes.add(self.xen.now_ns(), Note::RelaysAgain { times });
                     }
@@ -202,9 +204,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                 }
                 _ => {}
             }
+        } else if system::SYSTEM.client_on(usize::from(id)) == Some(from) {
+            self.hand(self.store, id);
         } else if from == self.tool {
             match id {
-                ids::TOOL_SLOT => self.hand(self.store, ids::TOOL_SLOT),
                 id if ids::CONSOLES.contains(&id) => {
                     self.notify(id - ids::CONSOLES.start, |slot| slot.console);
                 }

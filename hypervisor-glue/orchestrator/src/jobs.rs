@@ -142,6 +142,11 @@ impl<'a> Jobs<'a> {
         let unit = &mut host.units[index];
         unit.entry = Some(entry);
         unit.shared_info = shared_info;
+        if let Some(nic) = unit.nic {
+            let failed = |error| Failed { unit: index, what: "give its NIC to", error };
+            nic.give(xen, unit.domid).map_err(failed)?;
+            nic.release(xen);
+        }
         unit.next_life(rung, self.lives[index]);
         unit.entered(xen.now_ns());
         xen.unpause(unit.domid).map_err(failed)?;

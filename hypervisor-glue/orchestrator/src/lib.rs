@@ -10,6 +10,7 @@
 //! | [`jobs`] | longer work on units, in steps: build, rebuild, restore |
 //! | [`operations`] | what tool-uk asks for, in steps |
 //! | [`mod@unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
+//! | [`nic`] | the NIC that a unit drives: found, given away, silenced |
 //! | [`keyboard`], [`report`] | what the operator types and is told |
 //! | [`voices`] | what services and guests have to say |
 //! | [`watchdog`] | the last resort |
@@ -25,6 +26,7 @@ pub mod inject_own;
 pub mod injector;
 pub mod jobs;
 pub mod keyboard;
+pub mod nic;
 pub mod operations;
 pub mod regions;
 pub mod report;

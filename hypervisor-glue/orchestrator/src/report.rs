@@ -10,6 +10,7 @@ use fabric::epitaph::Reason;
 
 use crate::inject_own::Broken;
 use crate::injector::Injected;
+use crate::nic::Nic;
 
 /// Notes kept until they are printed: what a climb of the whole ladder makes, twice. They live on
 /// the stack, which is bounded; more are counted as lost.
@@ -62,6 +63,13 @@ pub enum Note {
         unit: &'static str,
         /// Its domain.
         domid: DomId,
+    },
+    /// A unit drives a NIC.
+    Nic {
+        /// Its name.
+        unit: &'static str,
+        /// The NIC.
+        nic: Nic,
     },
     /// A unit was recovered.
     Recovered {
@@ -211,6 +219,9 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
     match note {
         Note::Milestone(what) => line.say(format_args!("{what}")),
         Note::Ready { unit, domid } => line.say(format_args!("{unit} ({domid}) serves")),
+        Note::Nic { unit, nic } => line.say(format_args!(
+            "{unit} drives {nic}; DMA protection: none (no IOMMU: it reaches all memory)"
+        )),
         Note::Recovered { unit, life, incident } => {
             line.text.clear();
             describe_recovery(line, unit, *life, incident);

@@ -215,7 +215,10 @@ impl<F: SharedMemory + Copy> Slots<F> {
 
     /// Gives a new guest a slot. `None`: all are taken.
     pub fn take(&mut self, domid: DomId) -> Option<usize> {
-        let index = (1..SLOTS).find(|index| self.slots[*index].is_none())?;
+        let is_free = |index: &usize| {
+            self.slots[*index].is_none() && system::SYSTEM.client_on(*index).is_none()
+        };
+        let index = (1..SLOTS).find(is_free)?;
         self.last_life += 1;
         let domain = Domain {
             domid: domid.0,

@@ -12,6 +12,7 @@ use fabric::view::{Party, RegionKind};
 use crate::host::UNITS;
 use crate::inject_own;
 use crate::injector::{self, Gadgets, Injector, PlanError};
+use crate::nic::{self, Nic};
 use crate::regions::Regions;
 use crate::unit::Unit;
 
@@ -34,6 +35,13 @@ pub enum StartError {
         what: &'static str,
         /// Its answer.
         error: XenError,
+    },
+    /// A unit's NIC cannot be used.
+    Nic {
+        /// The unit.
+        name: &'static str,
+        /// What is wrong.
+        error: nic::NicError,
     },
     /// An argument of the command line cannot be read.
     Argument(&'static str),
@@ -62,6 +70,7 @@ impl fmt::Display for StartError {
                  again"
             ),
             Self::Xen { what, error } => write!(f, "cannot {what}: {error}"),
+            Self::Nic { name, error } => write!(f, "the NIC of {name}: {error}"),
             Self::Argument(name) => {
                 write!(f, "the argument `{name}=`: a number is missing or out of range")
             }
@@ -130,8 +139,12 @@ pub fn units<C: Control, F: SharedMemory + Copy>(
     origin: Origin,
 ) -> Result<[Unit<F>; UNITS], StartError> {
     let mut plans = [const { None }; UNITS];
+    let mut nics = [None; UNITS];
     for (index, plan) in plans.iter_mut().enumerate() {
-        *plan = Some(plan_unit(regions, archive, index)?);
+        let unit = &system::SYSTEM.units[index];
+        nics[index] = nic::find(xen, unit.nics)
+            .map_err(|error| StartError::Nic { name: unit.name, error })?;
+        *plan = Some(plan_unit(regions, archive, index, nics[index])?);
     }
     // All control pages hold the mark of this boot.
     let mut pages = (0..UNITS).map(|index| regions.unit(index).control);
@@ -141,12 +154,14 @@ pub fn units<C: Control, F: SharedMemory + Copy>(
         let plan = plans[index].expect("every unit was planned above");
         regions.grant(xen, index, DomId(config.domid));
         let pages = regions.unit(index);
-        match origin {
+        let mut unit = match origin {
             Origin::Boot { nonce } => Unit::new(config, plan, &pages, nonce),
             Origin::Recovery { nonce } => {
                 Unit::adopt(config, plan, &pages, this_boot.unwrap_or(nonce))
             }
-        }
+        };
+        unit.nic = nics[index];
+        unit
     }))
 }
 
@@ -154,6 +169,7 @@ fn plan_unit<F: SharedMemory + Copy>(
     regions: &Regions<F>,
     archive: &Archive<'static>,
     index: usize,
+    nic: Option<Nic>,
 ) -> Result<Plan<'static>, StartError> {
     let unit = &system::SYSTEM.units[index];
     let entry = archive
@@ -163,6 +179,9 @@ fn plan_unit<F: SharedMemory + Copy>(
     let mut line = heapless::String::<MAX_COMMAND_LINE>::new();
     write!(line, "unit={index} fabric={reference},{pages}")
         .expect("three numbers fit into a command line");
+    if let Some(nic) = nic {
+        nic.tell(&mut line).expect("a NIC's numbers fit behind them");
+    }
     Plan::new(entry.bytes(), unit.memory_kib / 4, line.as_bytes())
         .map_err(|error| StartError::Unit { name: unit.name, error })
 }

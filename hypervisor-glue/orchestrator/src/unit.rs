@@ -9,6 +9,7 @@ use fabric::kick::{Kick, KickReader, KickWriter, Pushed};
 use fabric::{Epoch, Part, SharedMemory};
 use service::{DOORBELL, ids};
 
+use crate::nic::Nic;
 use crate::report::Incident;
 
 /// The regions of one unit, as the orchestrator sees them.
@@ -32,6 +33,8 @@ pub struct Unit<F: SharedMemory + Copy> {
     pub domid: DomId,
     /// Its image, laid out; the same for all lives.
     pub plan: Plan<'static>,
+    /// The NIC that it drives.
+    pub nic: Option<Nic>,
     /// How its vCPU is set; `rung` says why.
     pub entry: Option<PvEntry>,
     /// Shared information page of its domain.
@@ -123,6 +126,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             config,
             domid: DomId(config.domid),
             plan,
+            nic: None,
             entry: None,
             shared_info: Frame(0),
             life: 0,
@@ -262,10 +266,13 @@ impl<F: SharedMemory + Copy> Unit<F> {
     /// What Xen says.
     pub fn fence<C: abi::Control>(&mut self, xen: &C) -> Result<(), XenError> {
         self.is_fenced = true;
-        match xen.domain_info(self.domid)? {
+        let paused = match xen.domain_info(self.domid)? {
             Some(info) if !info.paused => xen.pause(self.domid),
             _ => Ok(()),
-        }
+        };
+        // Before anything happens to its memory.
+        let silenced = self.nic.map_or(Ok(()), |nic| nic.silence(xen));
+        paused.and(silenced)
     }
 
     /// Drops the unit's execution and enters the announced life: the end of rungs 1 and 2. The
@@ -282,6 +289,9 @@ impl<F: SharedMemory + Copy> Unit<F> {
         let entry = self.entry.ok_or(XenError::NotFound)?;
         xen.reset_vcpu(self.domid)?;
         xen.enter_pv(self.domid, &PvEntry { rung: rung as u64, ..entry })?;
+        if let Some(nic) = self.nic {
+            nic.release(xen);
+        }
         xen.unpause(self.domid)
     }
 

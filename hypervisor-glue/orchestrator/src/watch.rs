@@ -78,8 +78,22 @@ pub fn supervisor(tuning: Tuning) -> Supervisor<UNITS> {
 impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// Starts all units, each when those it depends on serve.
     pub fn start_units(&mut self) {
+        self.announce_nics();
         let actions = self.supervisor.start();
         self.carry_out(&actions);
+    }
+
+    /// Says which NICs were found, and silences what the firmware may have left at work.
+    fn announce_nics(&mut self) {
+        let now_ns = self.xen.now_ns();
+        for unit in &self.units {
+            let Some(nic) = unit.nic else { continue };
+            self.notes.add(now_ns, Note::Nic { unit: unit.config.name, nic });
+            if let Err(error) = nic.silence(self.xen) {
+                let note = Note::Refused { what: "silence the NIC of", domid: unit.domid, error };
+                self.notes.add(now_ns, note);
+            }
+        }
     }
 
     /// Takes the units over from a former life of ours, as Xen and their pages show them. What was

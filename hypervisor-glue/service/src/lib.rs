@@ -52,6 +52,9 @@ impl<M: SharedMemory + Copy> Outbox<M> {
 
 /// What a service does with what it is handed.
 pub trait Work<M: SharedMemory + Copy> {
+    /// An event of a port came. Most services need not know which: they are told by kicks.
+    fn event(&mut self, _port: Port) {}
+
     /// `id` has something to do. `None`: anything may, look at everything.
     fn kick(&mut self, id: Option<u16>, now_ns: u64, out: &mut Outbox<M>);
 
@@ -179,7 +182,9 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
 
     /// Takes what is there, serves it, sleeps if nothing is left.
     fn round<W: Work<M>>(&mut self, work: &mut W) {
-        while self.xen.next_event().is_some() {}
+        while let Some(port) = self.xen.next_event() {
+            work.event(port);
+        }
         let told = self.control.read().expect("the orchestrator keeps the control page valid");
         let now_ns = self.xen.now_ns();
         for _ in 0..self.inbox.ready() {

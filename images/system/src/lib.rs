@@ -51,6 +51,15 @@ pub enum Role {
     Tool,
 }
 
+/// A NIC that net-uk has a driver for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NicModel {
+    /// Intel 82574L.
+    E1000e,
+    /// A modern virtio-net device.
+    VirtioNet,
+}
+
 /// A unit: a service domain that the orchestrator builds, watches and recovers.
 #[derive(Clone, Copy, Debug)]
 pub struct Unit {
@@ -66,6 +75,8 @@ pub struct Unit {
     pub memory_kib: u32,
     /// The connection slot on which it is a client of the XenStore.
     pub store_slot: Option<u16>,
+    /// NICs that it can drive: it gets the first of them that the machine has.
+    pub nics: &'static [NicModel],
     /// Units (by index) that have to serve before it starts.
     pub depends_on: &'static [usize],
     /// By what it is judged and recovered.
@@ -92,6 +103,8 @@ pub struct Guest {
     pub memory_mib: u32,
     /// Virtual CPUs.
     pub vcpus: u32,
+    /// Network interfaces.
+    pub vifs: u32,
     /// The archive entry with its kernel (an ELF with a PVH entry).
     pub kernel: &'static str,
     /// The archive entry with its initial RAM disk; empty = none.
@@ -120,6 +133,11 @@ impl System {
         self.units.iter().position(|unit| unit.name == name)
     }
 
+    /// The unit that is a client of the XenStore on connection slot `slot`.
+    pub fn client_on(&self, slot: usize) -> Option<usize> {
+        self.units.iter().position(|unit| unit.store_slot.map(usize::from) == Some(slot))
+    }
+
     /// The index of the first unit that does this.
     pub const fn with_role(&self, role: Role) -> Option<usize> {
         let mut index = 0;
@@ -145,7 +163,9 @@ mod tests {
         assert_eq!((SYSTEM.units[store].domid, SYSTEM.units[tool].domid), (1, 5));
         assert_eq!(SYSTEM.units[tool].depends_on, [store]);
         assert_eq!(SYSTEM.units[tool].store_slot, Some(0));
-        assert_eq!(SYSTEM.restart_order, [store, tool]);
+        let net = SYSTEM.with_role(Role::Net).unwrap();
+        assert_eq!(SYSTEM.restart_order, [store, tool, net]);
+        assert_eq!((SYSTEM.units[net].domid, SYSTEM.client_on(0)), (4, Some(tool)));
         assert!(FABRIC_PAGES <= SYSTEM.limits.fabric_pages as usize);
     }
 

@@ -53,7 +53,7 @@ const fn unikernel(package: &'static str, name: &'static str, part: Part) -> Uni
 }
 
 /// Every unikernel.
-pub const UNIKERNELS: [Unikernel; 6] = [
+pub const UNIKERNELS: [Unikernel; 7] = [
     // docs/SPECIFICATION.md: the orchestrator stays small enough to be read.
     Unikernel {
         limit: Some(512 * KIB),
@@ -61,6 +61,7 @@ pub const UNIKERNELS: [Unikernel; 6] = [
     },
     unikernel("xenstore-uk", "xenstore-uk", Part::Archive),
     unikernel("tool-uk", "tool-uk", Part::Archive),
+    unikernel("net-uk", "net-uk", Part::Archive),
     unikernel("glue-test", "glue-orchestrator", Part::Test),
     unikernel("glue-test", "glue-service", Part::Test),
     unikernel("hostile", "hostile", Part::Guest),

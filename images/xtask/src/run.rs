@@ -10,7 +10,7 @@ use anyhow::{Result, bail, ensure};
 use crate::build;
 use crate::faults::Plan;
 use crate::progress::Steps;
-use crate::qemu::{Clock, Machine, Outcome, Vm};
+use crate::qemu::{Clock, Machine, Nic, Outcome, Vm};
 use crate::timeline::Timeline;
 
 /// How long one look at the console waits, so that typed letters pass soon.
@@ -66,6 +66,9 @@ pub struct Options {
     /// Emulated memory in MiB.
     #[arg(long, default_value_t = 768, value_name = "MIB")]
     pub memory: u32,
+    /// The machine's NIC.
+    #[arg(long, default_value = "e1000e", value_name = "MODEL")]
+    pub nic: Nic,
     /// Let a debugger attach at this TCP port of the loopback interface.
     #[arg(long, value_name = "PORT")]
     pub gdb: Option<u16>,
@@ -144,6 +147,7 @@ pub fn machine(options: &Options) -> Result<Machine> {
     let mut machine = Machine::host("run", clock);
     machine.cpus = options.smp;
     machine.memory_mib = options.memory;
+    machine.nic = options.nic;
     machine.gdb_port = options.gdb;
     machine.xen_args.clone_from(&options.xen_append);
     if !options.no_faults {

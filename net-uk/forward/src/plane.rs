@@ -3,7 +3,7 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use abi::Port;
+use abi::{DomId, Port};
 use drivers::trusted::{Layout, PAGE};
 use drivers::{BufferId, RxBuffer, Segment};
 use fabric::SharedMemory;
@@ -289,6 +289,11 @@ where
     /// The shadow, to tell it of failures and interrupts.
     pub fn shadow(&mut self) -> &mut Shadow<S> {
         &mut self.shadow
+    }
+
+    /// The guest behind a vif.
+    pub fn guest(&self, port: PortId) -> Option<DomId> {
+        Some(self.vifs.get(&port)?.connection.guest)
     }
 
     /// A vif's queues.

@@ -2,9 +2,8 @@
 
 use alloc::vec::Vec;
 
+use store_client::{Call, Verdict};
 use wire::Errno;
-
-use crate::call::{Call, Verdict};
 
 /// Conflicts in a row before giving up: nobody else writes to a guest's nodes before it runs, so
 /// each conflict is with something unrelated.

@@ -1,15 +1,14 @@
 //! Building a guest, from its kernel's headers to its first instruction.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use api::{Failure, GuestId, Operation, Outcome};
 use builder::elf::{Header, XenNotes};
 use builder::pvh::{Config, Plan, Probe, Ramdisk, STORE_GFN, Step, Wanted};
+use store_client::Call;
 use wire::Errno;
 
 use crate::batch::Batch;
-use crate::call::Call;
 use crate::nodes::{self, Facts, Uuid};
 use crate::spec::Spec;
 use crate::task::{Trouble, Want, check};
@@ -26,6 +25,9 @@ enum Stage<'a> {
     Attach,
     /// Writing its XenStore nodes.
     Nodes(Batch),
+    /// Writing those of its network interfaces: a transaction of their own, as XenStore executes
+    /// each as one piece of work, which must not look like a hang.
+    Interfaces(Batch),
     /// Telling XenStore of it.
     Introduce,
     /// Letting it run.
@@ -40,16 +42,17 @@ pub struct Create<'a> {
     spec: Spec<'a>,
     domid: u16,
     uuid: Uuid,
+    net: Option<u16>,
     stage: Stage<'a>,
     store_port: u32,
     console_port: u32,
 }
 
 impl<'a> Create<'a> {
-    /// Begins to build guest `domid`.
-    pub fn new(spec: Spec<'a>, domid: u16, uuid: Uuid) -> Self {
+    /// Begins to build guest `domid`, whose network interfaces domain `net` serves.
+    pub fn new(spec: Spec<'a>, domid: u16, uuid: Uuid, net: Option<u16>) -> Self {
         let stage = Stage::Probe(Box::default());
-        Self { spec, domid, uuid, stage, store_port: 0, console_port: 0 }
+        Self { spec, domid, uuid, net, stage, store_port: 0, console_port: 0 }
     }
 
     /// What it wants next.
@@ -70,7 +73,9 @@ impl<'a> Create<'a> {
                 Want::Operate(plan.operation(*step).ok_or(Trouble::Unexpected)?)
             }
             Stage::Attach => Want::Attach,
-            Stage::Nodes(batch) => Want::Store(batch.call().ok_or(Trouble::Unexpected)?),
+            Stage::Nodes(batch) | Stage::Interfaces(batch) => {
+                Want::Store(batch.call().ok_or(Trouble::Unexpected)?)
+            }
             Stage::Introduce => {
                 Want::Store(Call::introduce(self.domid, STORE_GFN, self.store_port))
             }
@@ -165,6 +170,13 @@ impl<'a> Create<'a> {
             Stage::Nodes(batch) => {
                 batch.answered(answer).map_err(|errno| Trouble::Store("its nodes", errno))?;
                 if batch.call().is_none() {
+                    let calls = nodes::interfaces(&self.facts());
+                    self.stage = Stage::Interfaces(Batch::new(calls));
+                }
+            }
+            Stage::Interfaces(batch) => {
+                batch.answered(answer).map_err(|errno| Trouble::Store("its interfaces", errno))?;
+                if batch.call().is_none() {
                     self.stage = Stage::Introduce;
                 }
             }
@@ -180,25 +192,27 @@ impl<'a> Create<'a> {
     /// The console page is mapped, as far as it can be.
     pub fn console_done(&mut self) {
         if matches!(self.stage, Stage::Attach) {
-            self.stage = Stage::Nodes(Batch::new(self.nodes()));
+            self.stage = Stage::Nodes(Batch::new(nodes::create(&self.facts())));
         }
     }
 
-    fn nodes(&self) -> Vec<Call> {
-        nodes::create(&Facts {
+    fn facts(&self) -> Facts<'a> {
+        Facts {
             domid: self.domid,
             name: self.spec.name,
             uuid: self.uuid,
             memory_kib: self.spec.memory_kib,
             vcpus: self.spec.vcpus,
+            vifs: self.spec.vifs,
+            net: self.net,
             store_port: self.store_port,
             console_port: self.console_port,
-        })
+        }
     }
 
     /// The connection to XenStore is a new one.
     pub fn store_restarted(&mut self) {
-        if let Stage::Nodes(batch) = &mut self.stage {
+        if let Stage::Nodes(batch) | Stage::Interfaces(batch) = &mut self.stage {
             batch.restart();
         }
     }

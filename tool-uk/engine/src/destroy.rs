@@ -2,10 +2,11 @@
 //! is right for a guest of which only a part is left.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use api::{Failure, GuestId, Operation, Outcome};
+use store_client::Call;
 
-use crate::call::Call;
 use crate::nodes::{self, Uuid};
 use crate::task::{Trouble, Want, check};
 
@@ -23,14 +24,14 @@ enum Stage {
 #[derive(Clone, Debug)]
 pub struct Destroy {
     domid: u16,
-    roots: [String; 3],
+    roots: Vec<String>,
     stage: Stage,
 }
 
 impl Destroy {
     /// Begins to remove guest `domid`.
-    pub fn new(domid: u16, uuid: Uuid) -> Self {
-        Self { domid, roots: nodes::roots(domid, uuid), stage: Stage::Detach }
+    pub fn new(domid: u16, uuid: Uuid, net: Option<u16>) -> Self {
+        Self { domid, roots: nodes::roots(domid, uuid, net), stage: Stage::Detach }
     }
 
     /// What it wants next.

@@ -8,11 +8,10 @@ use alloc::vec::Vec;
 use api::{MAX_MESSAGE, Operation, Reply, Request};
 use fabric::domains::{Domain, DomainState};
 use fabric::log::Level;
+use store_client::{Call, StoreMessage};
 
-use crate::call::Call;
 use crate::create::Create;
 use crate::destroy::Destroy;
-use crate::framer::StoreMessage;
 use crate::journal::{Entry, Journal};
 use crate::machine::{Decision, Machine, Phase, Stop, Then};
 use crate::nodes::{self, Uuid};
@@ -311,7 +310,11 @@ impl<'a> Engine<'a> {
             .position(|machine| matches!(machine.phase, Phase::Destroying(..)) && due(machine));
         if let Some(index) = removal {
             let Some(domid) = self.machines[index].phase.domid() else { return };
-            let task = Task::Destroy(Destroy::new(domid, Uuid::of(self.options.nonce, domid)));
+            let task = Task::Destroy(Destroy::new(
+                domid,
+                Uuid::of(self.options.nonce, domid),
+                self.options.net,
+            ));
             self.current = Some((index, task, now_ns));
             return;
         }
@@ -322,7 +325,8 @@ impl<'a> Engine<'a> {
             self.machines[index].phase = Phase::Creating(domid);
             self.note();
             let uuid = Uuid::of(self.options.nonce, domid);
-            let task = Task::Create(Create::new(self.machines[index].spec, domid, uuid));
+            let task =
+                Task::Create(Create::new(self.machines[index].spec, domid, uuid, self.options.net));
             self.current = Some((index, task, now_ns));
         }
     }

@@ -15,13 +15,10 @@
 extern crate alloc;
 
 mod batch;
-mod call;
-mod connection;
 pub mod console;
 mod create;
 mod destroy;
 mod engine;
-mod framer;
 mod journal;
 mod machine;
 mod nodes;
@@ -29,10 +26,7 @@ mod spec;
 mod start;
 mod task;
 
-pub use call::Call;
-pub use connection::{Connection, Said};
 pub use engine::{Action, Engine};
-pub use framer::{Framer, StoreMessage};
 pub use journal::{JOURNAL_KIND, MAX_JOURNAL};
 pub use spec::{OnStop, Options, Spec};
 

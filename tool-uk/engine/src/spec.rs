@@ -20,6 +20,8 @@ pub struct Spec<'a> {
     pub memory_kib: u32,
     /// Its vCPUs.
     pub vcpus: u8,
+    /// Its network interfaces.
+    pub vifs: u8,
     /// Archive entry of its kernel.
     pub kernel: &'a str,
     /// Archive entry of its ramdisk; empty: none.
@@ -45,4 +47,6 @@ pub struct Options {
     pub first_guest: u16,
     /// Domid of the last guest.
     pub last_guest: u16,
+    /// Domid of the unit that serves network interfaces, if the host has one.
+    pub net: Option<u16>,
 }

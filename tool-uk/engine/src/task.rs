@@ -4,9 +4,9 @@ use core::fmt;
 
 use api::{Operation, Outcome};
 use builder::pvh::{PlanError, ProbeError, StepError};
+use store_client::Call;
 use wire::Errno;
 
-use crate::call::Call;
 use crate::create::Create;
 use crate::destroy::Destroy;
 

@@ -14,6 +14,7 @@ fn spec(name: &'static str) -> Spec<'static> {
         name,
         memory_kib: 64 << 10,
         vcpus: 1,
+        vifs: 2,
         kernel: "vmlinux",
         ramdisk: "initrd",
         command_line: "console=hvc0",
@@ -24,7 +25,7 @@ fn spec(name: &'static str) -> Spec<'static> {
 }
 
 fn options(epoch: u32) -> Options {
-    Options { epoch, nonce: 7, first_guest: 16, last_guest: 0x7fef }
+    Options { epoch, nonce: 7, first_guest: 16, last_guest: 0x7fef, net: Some(4) }
 }
 
 #[test]

@@ -14,7 +14,8 @@ use fabric::{Epoch, Part};
 use runtime::{FabricMemory, Hypervisor};
 use service::view::View;
 use service::{Outbox, Step, Work, ids};
-use tool_engine::{Action, Connection, Engine, JOURNAL_KIND, MAX_JOURNAL, Options, Said, Spec};
+use store_client::{Connection, Said};
+use tool_engine::{Action, Engine, JOURNAL_KIND, MAX_JOURNAL, Options, Spec};
 
 use crate::consoles::Consoles;
 
@@ -59,6 +60,9 @@ impl Tool {
             nonce,
             first_guest: system::SYSTEM.limits.first_guest_domid,
             last_guest: LAST_GUEST,
+            net: system::SYSTEM
+                .with_role(system::Role::Net)
+                .map(|net| system::SYSTEM.units[net].domid),
         };
         let table = view.of(RegionKind::Domains, Party::ORCHESTRATOR);
         let (client, server) =

@@ -5,8 +5,6 @@
 
 extern crate alloc;
 
-#[cfg(feature = "fault-points")]
-mod fault_points;
 mod seats;
 mod shell;
 
@@ -33,8 +31,6 @@ fn main(boot: Boot) -> ! {
     let service = Service::start(&xen, view.regions()).expect("the control page is valid");
     let rung = service.rung();
     service.recovering();
-    #[cfg(feature = "fault-points")]
-    fault_points::arm(service.epoch());
     let kept = boot.life() == Life::Microreset && SHELL.recover_if(Shell::is_whole);
     let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
     if kept {

@@ -5,7 +5,7 @@ use fabric::SharedMemory;
 use fabric::domains::{Domain, DomainState, DomainsReader};
 use fabric::view::{Party, RegionKind};
 use runtime::{FabricMemory, Hypervisor, Mapping};
-use service::ids::{SLOTS, TOOL_SLOT};
+use service::ids::SLOTS;
 use service::view::View;
 use store::{Progress, Ring, Server};
 
@@ -54,15 +54,17 @@ impl Seats {
         }
     }
 
-    /// Seats tool-uk on its two pages of the fabric.
-    pub fn seat_tool(&mut self, client: u16, domid: u16, view: &View<FabricMemory>) {
-        let tool = Party::unit(system::TOOL_UK);
+    /// Seats the unit at `index` of the system description, on connection slot `slot`, on its two
+    /// pages of the fabric.
+    pub fn seat_unit(&mut self, client: u16, index: usize, slot: u16, view: &View<FabricMemory>) {
+        let unit = Party::unit(index);
         let ring = Ring::Pair {
-            client: view.of(RegionKind::StoreClient, tool),
-            server: view.of(RegionKind::StoreServer, tool),
+            client: view.of(RegionKind::StoreClient, unit),
+            server: view.of(RegionKind::StoreServer, unit),
         };
+        let domid = system::SYSTEM.units[index].domid;
         let seat = Seat { client, domid, channel: Channel::Service(ring) };
-        self.seats[usize::from(TOOL_SLOT)] = Some(seat);
+        self.seats[usize::from(slot)] = Some(seat);
     }
 
     /// Maps the ring of a guest and gives it the seat of its slot. False: it is no domain of the

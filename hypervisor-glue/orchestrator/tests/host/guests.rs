@@ -3,6 +3,7 @@
 use abi::{DomId, Port, ShutdownReason, Xen};
 use api::{Failure, GuestId, GuestLimits, Operation, Outcome, Refusal};
 use fabric::domains::DomainState;
+use orchestrator::host::UNITS;
 use service::ids;
 
 use crate::world::{Fake, STORE, Service, TOOL, World, settle};
@@ -13,7 +14,7 @@ const LIMITS: GuestLimits = GuestLimits { pages: 64, vcpus: 1, max_port: 1023, g
 /// The toolstack asks and waits for the answer.
 pub fn ask(
     host: &mut Fake<'_>,
-    services: &mut [Service; 2],
+    services: &mut [Service; UNITS],
     operation: Operation<'_>,
     look: impl FnOnce(Outcome<'_>),
 ) {
@@ -27,7 +28,7 @@ pub fn create(id: GuestId) -> Operation<'static> {
 }
 
 /// A guest that runs, with its channels connected.
-pub fn run_guest(host: &mut Fake<'_>, services: &mut [Service; 2], guest: GuestId) {
+pub fn run_guest(host: &mut Fake<'_>, services: &mut [Service; UNITS], guest: GuestId) {
     let is_done = |outcome: Outcome<'_>| assert_eq!(outcome, Outcome::Done);
     ask(host, services, create(guest), is_done);
     ask(host, services, Operation::ConnectStore { guest }, |outcome| {
@@ -44,7 +45,7 @@ pub fn run_guest(host: &mut Fake<'_>, services: &mut [Service; 2], guest: GuestI
 }
 
 /// The guest asks XenStore and hears the answer.
-pub fn is_relayed(host: &mut Fake<'_>, services: &mut [Service; 2], guest: GuestId) -> bool {
+pub fn is_relayed(host: &mut Fake<'_>, services: &mut [Service; UNITS], guest: GuestId) -> bool {
     let xen = host.host.xen.machine().domain(guest.into());
     let slot = host.host.slots.find(guest.into()).expect("it has a slot") as u16;
     services[STORE].taken.clear();

@@ -1,6 +1,7 @@
 //! The orchestrator on a fake Xen: what the services see, what guests see, what Xen is told.
 #![allow(clippy::unwrap_used, reason = "in a test it fails the test")]
 mod guests;
+mod nic;
 mod own;
 mod units;
 mod world;

@@ -6,6 +6,7 @@ use fabric::SharedMemory;
 use fabric::domains::DomainState;
 use fabric::view::{Party, RegionKind};
 use fake_xen::Call;
+use orchestrator::host::UNITS;
 
 use crate::guests::{GUEST, ask, create, is_relayed, run_guest};
 use crate::world::{NONCE, STORE, TOOL, World, settle_until};
@@ -29,15 +30,15 @@ fn nothing_happens_to_services_and_guests() {
     for _ in 0..3 {
         world.recover(|host, services| {
             assert!((0..2).all(|unit| host.host.supervisor.is_serving(unit)));
-            assert_eq!(services.each_ref().map(|service| service.life), [1, 1]);
+            assert_eq!(services.each_ref().map(|service| service.life), [1; UNITS]);
             for guest in [GUEST, OTHER] {
                 assert!(is_relayed(host, services, guest), "{guest}");
             }
         });
     }
     assert_eq!([1, 2].map(|slot| world.table_entry(slot)), tables);
-    assert_eq!(world.machine.calls(Call::CreateDomain), 4);
-    assert_eq!(world.machine.calls(Call::EnterPv), 2);
+    assert_eq!(world.machine.calls(Call::CreateDomain), UNITS as u32 + 2);
+    assert_eq!(world.machine.calls(Call::EnterPv), UNITS as u32);
 }
 
 #[test]
@@ -57,7 +58,7 @@ fn who_died_meanwhile_is_recovered() {
     world.machine.shut_down(GUEST.into(), ShutdownReason::PowerOff);
     world.recover(|host, services| {
         assert!(host.host.supervisor.is_serving(STORE));
-        assert_eq!(services.each_ref().map(|service| service.life), [2, 1]);
+        assert_eq!(services.each_ref().map(|service| service.life), [2, 1, 1]);
         assert!(is_relayed(host, services, OTHER));
     });
     assert_eq!(world.table_entry(1).map(|entry| entry.state), Some(DomainState::Shutdown));

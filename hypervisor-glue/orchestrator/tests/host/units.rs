@@ -8,6 +8,8 @@ use fabric::control::Rung;
 use fabric::epitaph::Reason;
 use fake_xen::{Call, Fault, Machine};
 
+use orchestrator::host::UNITS;
+
 use crate::world::{Fake, STORE, Service, TOOL, World, settle, settle_until, wait};
 
 const STORE_DOMAIN: DomId = DomId(1);
@@ -21,7 +23,7 @@ fn lives(host: &Fake<'_>) -> [u32; 2] {
     [host.host.units[STORE].life, host.host.units[TOOL].life]
 }
 
-fn all_serve(host: &Fake<'_>, services: &[Service; 2]) -> bool {
+fn all_serve(host: &Fake<'_>, services: &[Service; UNITS]) -> bool {
     (0..2).all(|unit| host.host.supervisor.is_serving(unit)) && services.iter().all(Service::runs)
 }
 
@@ -61,7 +63,7 @@ fn a_crash_leaves_an_epitaph_and_costs_one_microreset() {
         assert_eq!(epitaph.rung, Rung::Microreset);
         assert!(epitaph.registers.is_some());
     });
-    assert_eq!(machine.calls(Call::CreateDomain), 2, "nothing was built again");
+    assert_eq!(machine.calls(Call::CreateDomain), UNITS as u32, "nothing was built again");
 }
 
 #[test]

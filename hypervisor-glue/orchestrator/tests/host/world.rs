@@ -29,6 +29,8 @@ use service::{DOORBELL, ids};
 /// XenStore and toolstack, by their places in the system description.
 pub const STORE: usize = 0;
 pub const TOOL: usize = 1;
+/// The network, by its place.
+pub const NET: usize = 2;
 /// The mark of the boot that every test begins with.
 pub const NONCE: u64 = 0x1234_5678_9abc;
 /// Time that a turn takes.

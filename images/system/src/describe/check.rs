@@ -20,6 +20,8 @@ const UNIT_MEMORY_KIB: RangeInclusive<u32> = 1024..=16384;
 const GUEST_MEMORY_MIB: RangeInclusive<u32> = 48..=4096;
 /// More virtual CPUs of a PVH guest need ACPI tables, which the builder does not make.
 const GUEST_VCPUS: RangeInclusive<u32> = 1..=1;
+/// Each vif takes a place in net-uk's journal.
+const GUEST_VIFS: RangeInclusive<u32> = 0..=4;
 /// A fabric is at least a few pages; 64 MiB of it would no longer be "small state".
 const FABRIC_PAGES: RangeInclusive<u32> = 16..=16384;
 /// The archive is copied by nobody, but lies in the initial domain's memory.
@@ -138,6 +140,9 @@ fn check_unit(description: &Description, index: usize, unit: &Unit) -> Result<()
             return Err(wrong(field("depends_on"), name, "names of other units"));
         }
     }
+    if unit.role != Role::Net && !unit.nics.is_empty() {
+        return Err(wrong(field("nics"), &unit.nics, "set only for a unit with role net"));
+    }
     check_regions(description, unit)?;
     check_recovery(&field("recovery"), &description.recovery.with(&unit.recovery))
 }
@@ -168,6 +173,10 @@ fn check_regions(description: &Description, unit: &Unit) -> Result<(), Wrong> {
         within(field("replies"), replies, 2..=64, why)?;
         within(field("console-out"), console_out, 1..=64, "pages")?;
         return within(field("journal"), journal, 1..=most, "pages");
+    }
+    if unit.role == Role::Net {
+        let why = "pages: what outlives it of the shadow driver, and of one vif at least";
+        within(field("journal"), journal, 16..=most, why)?;
     }
     let why = "only a unit with role tool has it";
     within(field("requests"), requests, 0..=0, why)?;
@@ -204,6 +213,11 @@ fn check_guest(description: &Description, index: usize, guest: &Guest) -> Result
         return Err(wrong(field("name"), &guest.name, "a name that no other guest or unit has"));
     }
     within(field("memory_mib"), guest.memory_mib, GUEST_MEMORY_MIB, "MiB")?;
+    within(field("vifs"), guest.vifs, GUEST_VIFS, "each takes a place in net-uk's journal")?;
+    if guest.vifs > 0 && !description.units.iter().any(|unit| unit.role == Role::Net) {
+        let allowed = "0 in a host without a unit with role net";
+        return Err(wrong(field("vifs"), guest.vifs, allowed));
+    }
     let why = "the builder makes no ACPI tables";
     within(field("vcpus"), guest.vcpus, GUEST_VCPUS, why)?;
     check_name(field("kernel"), &guest.kernel)?;

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::Wrong;
-use super::file::{Description, Guest, OnStop, Recovery, Role, Unit};
+use super::file::{Description, Guest, NicModel, OnStop, Recovery, Role, Unit};
 
 /// A region of the fabric; parties are `None` for the orchestrator, else unit indices.
 pub(super) struct Region {
@@ -126,9 +126,10 @@ fn emit_unit(description: &Description, unit: &Unit) -> String {
         Role::Net => "Net",
         Role::Tool => "Tool",
     };
+    let nics: String = unit.nics.iter().map(|model| emit_nic(*model)).collect();
     format!(
         "        Unit {{ name: {:?}, role: Role::{role}, domid: {}, entry: {:?}, memory_kib: {}, \
-         store_slot: {:?}, depends_on: &{depends_on:?}, policy: {} }},\n",
+         store_slot: {:?}, nics: &[{nics}], depends_on: &{depends_on:?}, policy: {} }},\n",
         unit.name,
         unit.domid,
         unit.entry,
@@ -136,6 +137,13 @@ fn emit_unit(description: &Description, unit: &Unit) -> String {
         unit.store_slot,
         emit_policy(&description.recovery.with(&unit.recovery)),
     )
+}
+
+fn emit_nic(model: NicModel) -> &'static str {
+    match model {
+        NicModel::E1000e => "NicModel::E1000e, ",
+        NicModel::VirtioNet => "NicModel::VirtioNet, ",
+    }
 }
 
 fn emit_policy(recovery: &Recovery) -> String {
@@ -168,10 +176,11 @@ fn emit_guests(guest: &Guest) -> String {
             if guest.count == 1 { guest.name.clone() } else { format!("{}-{number}", guest.name) };
         let _ = writeln!(
             out,
-            "        Guest {{ name: {name:?}, memory_mib: {}, vcpus: {}, kernel: {:?}, ramdisk: \
-             {:?}, cmdline: {:?}, on_crash: {}, on_reboot: {}, on_poweroff: {} }},",
+            "        Guest {{ name: {name:?}, memory_mib: {}, vcpus: {}, vifs: {}, kernel: {:?}, \
+             ramdisk: {:?}, cmdline: {:?}, on_crash: {}, on_reboot: {}, on_poweroff: {} }},",
             guest.memory_mib,
             guest.vcpus,
+            guest.vifs,
             guest.kernel,
             guest.ramdisk,
             guest.cmdline,

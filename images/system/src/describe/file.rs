@@ -157,12 +157,26 @@ pub struct Unit {
     pub depends_on: Vec<String>,
     /// Connection slot on which it is a client of the XenStore.
     pub store_slot: Option<u32>,
+    /// NICs that it can drive: it gets the first of them that the machine has.
+    #[serde(default)]
+    pub nics: Vec<NicModel>,
     /// Its regions of the fabric.
     #[serde(default)]
     pub regions: Regions,
     /// What differs from the common recovery values.
     #[serde(default)]
     pub recovery: RecoveryPart,
+}
+
+/// A NIC that net-uk has a driver for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub enum NicModel {
+    /// Intel 82574L.
+    #[serde(rename = "e1000e")]
+    E1000e,
+    /// A modern virtio-net device.
+    #[serde(rename = "virtio-net")]
+    VirtioNet,
 }
 
 /// What to do with a guest that stopped.
@@ -191,6 +205,9 @@ pub struct Guest {
     /// Virtual CPUs.
     #[serde(default = "one")]
     pub vcpus: u32,
+    /// Network interfaces.
+    #[serde(default)]
+    pub vifs: u32,
     /// Archive entry with the kernel.
     pub kernel: String,
     /// Archive entry with the initial RAM disk; empty = none.

@@ -16,7 +16,7 @@ fn message(from: &str, to: &str) -> String {
 #[test]
 fn the_description_is_good() {
     let description = parse(GOOD).unwrap();
-    assert_eq!(description.units.len(), 2);
+    assert_eq!(description.units.len(), 3);
     let tables = emit(&description);
     assert!(tables.contains("pub const XENSTORE_UK_AREA_PAGES: usize = 4;"), "{tables}");
 }
@@ -99,8 +99,13 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("console-out = 4 }", "console-out = 4, slots = 9 }", "only a unit with role xenstore"),
         ("store_slot = 0", "store_slot = 64", "store_slot = 64 is wrong: allowed is 0 to 63"),
         ("slots = 512, areas", "slots = 900, areas", "pages of all regions = "),
+        ("store_slot = 63", "store_slot = 0", "allowed is a slot that no other unit has"),
+        ("entry = \"tool-uk\"", "entry = \"tool-uk\"\nnics = [\"e1000e\"]", "nics = [E1000e] is"),
+        ("\"virtio-net\"]", "\"ne2000\"]", "unknown variant `ne2000`"),
+        ("journal = 64", "journal = 9", "unit \"net-uk\": regions.journal = 9 is wrong"),
+        ("vifs = 1", "vifs = 5", "guest \"demo\": vifs = 5 is wrong: allowed is 0 to 4"),
         ("name = \"demo\"", "name = \"tool-uk\"", "a name that no other guest or unit has"),
-        ("count = 1", "count = 64", "count of all guests = 64 is wrong: allowed is 0 to 63"),
+        ("count = 1", "count = 64", "count of all guests = 64 is wrong: allowed is 0 to 62"),
         ("memory_mib = 128", "memory_mib = 8", "guest \"demo\": memory_mib = 8 is wrong"),
         ("vcpus = 1", "vcpus = 2", "vcpus = 2 is wrong: allowed is 1 (the builder makes no ACPI"),
         ("\"guest-kernel\"", "\"guest kernel\"", "guest \"demo\": kernel = \"guest kernel\""),

@@ -47,8 +47,11 @@ pub struct Contents {
     pub versions: Vec<String>,
 }
 
-/// Packs the file system around the workload program `workload`.
-pub fn pack(workload: &Path) -> Result<Contents> {
+/// Where `/init` finds the frontend of network interfaces.
+const NETFRONT: &str = "lib/modules/xen-netfront.ko";
+
+/// Packs the file system around the workload program `workload` and the kernel module `netfront`.
+pub fn pack(workload: &Path, netfront: &Path) -> Result<Contents> {
     let mut trees = Vec::new();
     let mut versions = Vec::new();
     for package in PACKAGES {
@@ -69,6 +72,9 @@ pub fn pack(workload: &Path) -> Result<Contents> {
         cpio.file(to, 0o755, &bytes);
     }
     cpio.file("bin/xsload", 0o755, &read(workload)?);
+    cpio.directory("lib");
+    cpio.directory("lib/modules");
+    cpio.file(NETFRONT, 0o644, &read(netfront)?);
     for name in XENSTORE_NAMES {
         cpio.symlink(&format!("bin/xenstore-{name}"), "xenstore");
     }

@@ -32,10 +32,15 @@ const COMPRESSIONS: [(&[u8], &str, &[&str], usize); 5] = [
 /// The boot protocol's magic, "HdrS", at 0x202.
 const MAGIC: (usize, &[u8]) = (0x202, b"HdrS");
 
-/// Debian's kernel, unpacked: its `bzImage` and the package's name and version.
+/// The module with the frontend of network interfaces; it needs no other.
+const NETFRONT: &str = "kernel/drivers/net/xen-netfront.ko";
+
+/// Debian's kernel, unpacked: its `bzImage`, a module, and the package's name and version.
 pub struct Kernel {
     /// The `bzImage`.
     pub image: PathBuf,
+    /// The frontend of network interfaces.
+    pub netfront: PathBuf,
     /// Package and version.
     pub version: String,
 }
@@ -47,14 +52,29 @@ pub fn fetch() -> Result<Kernel> {
         Ok(name) => name,
         Err(_) => debian::depended_on(META_PACKAGE, "linux-image-")?,
     };
-    let unpacked = debian::unpack(&package, &["./boot/vmlinuz-*"])?;
+    let members = ["./boot/vmlinuz-*", &format!("./lib/modules/*/{NETFRONT}")];
+    let tree = crate::paths::debian().join(&package);
+    // A tree of an earlier version of this program may hold the kernel alone.
+    if tree.is_dir() && netfront(&tree).is_none() {
+        fs::remove_dir_all(&tree)?;
+    }
+    let unpacked = debian::unpack(&package, &members)?;
     fs::write(&name_file, &package)?;
+    let netfront =
+        netfront(&unpacked.tree).with_context(|| format!("{package} holds no {NETFRONT}"))?;
     let boot = unpacked.tree.join("boot");
     let image = fs::read_dir(&boot)?
         .filter_map(|entry| entry.ok().map(|e| e.path()))
         .find(|path| path.file_name().is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz")))
         .with_context(|| format!("{} holds no vmlinuz", boot.display()))?;
-    Ok(Kernel { image, version: unpacked.version })
+    Ok(Kernel { image, netfront, version: unpacked.version })
+}
+
+/// The module in the package's tree.
+fn netfront(tree: &Path) -> Option<PathBuf> {
+    let versions = fs::read_dir(tree.join("lib/modules")).ok()?;
+    let modules = versions.filter_map(|entry| Some(entry.ok()?.path().join(NETFRONT)));
+    modules.into_iter().find(|path| path.is_file())
 }
 
 /// Writes the kernel's ELF, reduced to its loadable contents, to `out`; gives its size in bytes.

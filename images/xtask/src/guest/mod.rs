@@ -26,8 +26,8 @@ const HOST: &str = "x86_64-unknown-linux-gnu";
 /// Makes the guest's kernel and file system, unless they are newer than all they are made from.
 pub fn build(steps: &Steps) -> Result<()> {
     fs::create_dir_all(paths::image())?;
+    let kernel = kernel::fetch()?;
     steps.step("guest kernel", || {
-        let kernel = kernel::fetch()?;
         let out = paths::guest_kernel();
         let size = if is_newer(&out, std::slice::from_ref(&kernel.image)) {
             fs::metadata(&out)?.len()
@@ -46,7 +46,7 @@ pub fn build(steps: &Steps) -> Result<()> {
         if is_newer(&out, &sources) && is_newer(&out, &[std::env::current_exe()?]) {
             return Ok(format!("{} KiB, up to date", fs::metadata(&out)?.len() / 1024));
         }
-        let contents = initramfs::pack(workload.as_ref())?;
+        let contents = initramfs::pack(workload.as_ref(), &kernel.netfront)?;
         fs::write(&out, &contents.bytes)?;
         Ok(format!("{} KiB; {}", contents.bytes.len() / 1024, contents.versions.join(", ")))
     })?;

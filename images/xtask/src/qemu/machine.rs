@@ -64,6 +64,35 @@ const COMMON_ARGS: [&str; 16] = [
     "isa-debug-exit,iobase=0xf4,iosize=1",
 ];
 
+/// The NIC of a machine; behind it QEMU answers for a network of its own (10.0.2.0/24, gateway
+/// 10.0.2.2), from which nothing leads to anywhere else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Nic {
+    /// Intel 82574L.
+    #[value(name = "e1000e")]
+    E1000e,
+    /// A modern virtio-net device.
+    #[value(name = "virtio-net")]
+    VirtioNet,
+    /// None.
+    #[value(name = "none")]
+    None,
+}
+
+impl Nic {
+    /// QEMU's words for it.
+    fn arguments(self) -> Vec<String> {
+        let device = match self {
+            Self::E1000e => "e1000e",
+            Self::VirtioNet => "virtio-net-pci,disable-legacy=on",
+            Self::None => return Vec::new(),
+        };
+        let words = ["-netdev", "user,id=outside,restrict=on", "-device"];
+        let device = format!("{device},netdev=outside");
+        words.into_iter().map(str::to_owned).chain([device]).collect()
+    }
+}
+
 /// A machine to be booted.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -83,6 +112,8 @@ pub struct Machine {
     pub cpus: u32,
     /// The clock.
     pub clock: Clock,
+    /// The NIC.
+    pub nic: Nic,
     /// A TCP port on the loopback interface where a debugger may attach.
     pub gdb_port: Option<u16>,
     /// More words for QEMU's command line.
@@ -106,6 +137,7 @@ impl Machine {
             memory_mib: DEFAULT_MEMORY_MIB,
             cpus: 1,
             clock,
+            nic: Nic::E1000e,
             gdb_port: None,
             qemu_args: Vec::new(),
             log: paths::logs().join(format!("{name}.log")),
@@ -122,6 +154,9 @@ impl Machine {
         }
         if let Some(port) = self.gdb_port {
             add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
+        }
+        for word in self.nic.arguments() {
+            add(&[&word]);
         }
         add(&["-append", &self.xen_command_line()]);
         out.extend(["-kernel".into(), self.xen.clone().into()]);

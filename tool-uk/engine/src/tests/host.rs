@@ -8,7 +8,9 @@ use api::{
 use fabric::domains::{Domain, DomainKind, DomainState};
 use wire::{HEADER_LEN, Header, Operation as StoreOperation};
 
-use crate::{Action, Engine, Framer, MAX_JOURNAL, Options, Spec, StoreMessage};
+use store_client::{Framer, StoreMessage};
+
+use crate::{Action, Engine, MAX_JOURNAL, Options, Spec};
 
 const MIB: usize = 1 << 20;
 

@@ -35,6 +35,21 @@ impl Call {
         Self::new(Operation::Read, strings(&[path]))
     }
 
+    /// The names of a node's children.
+    pub fn directory(path: &str) -> Self {
+        Self::new(Operation::Directory, strings(&[path]))
+    }
+
+    /// Watches a node and all below it; events bear `token`.
+    pub fn watch(path: &str, token: &str) -> Self {
+        Self::new(Operation::Watch, strings(&[path, token]))
+    }
+
+    /// Ends a watch.
+    pub fn unwatch(path: &str, token: &str) -> Self {
+        Self::new(Operation::Unwatch, strings(&[path, token]))
+    }
+
     /// Sets the value of a node.
     pub fn write(path: &str, value: &str) -> Self {
         let mut payload = strings(&[path]);
