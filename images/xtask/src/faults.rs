@@ -55,9 +55,12 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The fault that this record tells of, if it is the orchestrator's own.
-    pub fn injected(record: &Record) -> Option<Fault> {
-        if !record.source.is_empty() || !record.is("injected") {
+    /// The fault that this record tells of, if it is the orchestrator's own, or the last word of
+    /// `unit` built with fault points.
+    pub fn injected(record: &Record, unit: &str) -> Option<Fault> {
+        let by_unit = record.source.strip_prefix('(').and_then(|name| name.strip_suffix(')'));
+        let is_trusted = record.source.is_empty() || by_unit == Some(unit);
+        if !is_trusted || !record.is("injected") {
             return None;
         }
         let kind = record.text("kind")?.to_owned();
@@ -82,7 +85,8 @@ impl Fault {
 
 /// Every fault of these records with its recoveries: those up to the next fault.
 pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
-    let mut out: Vec<Fault> = records.iter().filter_map(Fault::injected).collect();
+    let mut out: Vec<Fault> =
+        records.iter().filter_map(|record| Fault::injected(record, unit)).collect();
     out.sort_by_key(|fault| fault.at);
     for record in records {
         let Some(detected) = record.number("detected") else { continue };
@@ -145,6 +149,14 @@ mod tests {
         assert_eq!(collect(&records, "other")[0].detected, None);
         let late = [fault("hang-loop", 500), recovered("", 1, RELATED_NS + 501, RELATED_NS + 600)];
         assert_eq!(collect(&late, "u")[0].detected, None);
+    }
+
+    #[test]
+    fn a_unit_with_fault_points_tells_its_own_and_nobody_elses() {
+        let word = json!({ "event": "injected", "kind": "crash-panic", "at": 5 });
+        let told = |source: &str| Fault::injected(&record(source, word.clone()), "u").is_some();
+        assert!(told("") && told("(u)"));
+        assert!(!told("(g16)") && !told("(v)") && !told("u"));
     }
 
     #[test]

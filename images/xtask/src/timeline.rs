@@ -65,7 +65,7 @@ impl Timeline {
     }
 
     fn record(&mut self, record: &Record) -> Option<String> {
-        if let Some(fault) = Fault::injected(record) {
+        if let Some(fault) = Fault::injected(record, self.unit) {
             self.faults += 1;
             self.right_since = 0;
             let text = format!(">>> fault {}: {} in {}", self.faults, fault.kind, self.unit);

@@ -265,3 +265,34 @@ fn events_of_a_former_connection_stay_its_own() {
     host.settle();
     assert_eq!(host.events(17), ["data|secret|"]);
 }
+
+/// A kernel looks at its ring only when its event channel is notified. Wherever the server dies,
+/// the next life must ring for whatever a former one has put there in silence.
+#[test]
+fn a_client_that_sleeps_is_woken_after_a_recovery() {
+    let mut last = 0;
+    let mut crashed = true;
+    while crashed {
+        last += 1;
+        let mut host = Host::with_slots(Config::new(9, &[0, TOOL], 4), 256 + 128 * 1024);
+        host.introduce(16);
+        assert_eq!(host.call(TOOL, O::Watch, &["/w", "t"]), "OK|");
+        host.events(TOOL);
+        host.awake.clear();
+        host.guests.get_mut(&TOOL).expect("a guest").send(O::Write, 0, b"/w\0x");
+        host.server.kick(host.server.connection_of(TOOL).expect("it is connected"));
+        host.budget.limit(last);
+        host.run(100);
+        crashed = host.budget.is_exhausted();
+        if crashed {
+            host.restart();
+            host.run(100);
+        }
+        assert!(host.awake.remove(&TOOL), "store {last}: nobody rings");
+        let guest = host.guests.get_mut(&TOOL).expect("a guest");
+        guest.pull(usize::MAX);
+        assert_eq!(guest.replies.pop_front().map(|reply| reply.text()), Some("OK|".into()));
+        assert_eq!(host.events(TOOL).last().map(String::as_str), Some("/w|t|"), "store {last}");
+    }
+    assert!(last > 10, "the request has only {last} stores");
+}

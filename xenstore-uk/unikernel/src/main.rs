@@ -5,6 +5,8 @@
 
 extern crate alloc;
 
+#[cfg(feature = "fault-points")]
+mod fault_points;
 mod seats;
 mod shell;
 
@@ -31,6 +33,8 @@ fn main(boot: Boot) -> ! {
     let service = Service::start(&xen, view.regions()).expect("the control page is valid");
     let rung = service.rung();
     service.recovering();
+    #[cfg(feature = "fault-points")]
+    fault_points::arm(service.epoch());
     let kept = boot.life() == Life::Microreset && SHELL.recover_if(Shell::is_whole);
     let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
     if kept {

@@ -8,7 +8,7 @@ use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
 use fabric::view::RegionKind;
 use runtime::{FabricMemory, Hypervisor, Survivor};
-use service::ids::{self, STORES};
+use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
 use store::{Action, Config, Origin, Server, Stats};
@@ -19,11 +19,19 @@ use crate::seats::Seats;
 /// Requests served between two looks at the inbox.
 const SERVED_PER_STEP: usize = 16;
 
+/// Memory of ours that outlives us.
+#[cfg(not(feature = "fault-points"))]
+type Durable = Fabric;
+#[cfg(feature = "fault-points")]
+type Durable = crate::fault_points::Memory;
+
 /// The engine and its connections.
 #[derive(Debug)]
 pub struct Shell {
-    server: Server<Fabric, Fabric>,
+    server: Server<Durable, Durable>,
     seats: Seats,
+    /// Slots to notify since a recovery: a former life may have died before it did.
+    owed: Vec<u16>,
     damaged: bool,
 }
 
@@ -38,13 +46,15 @@ impl Shell {
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
         let config = Config::new(nonce, &[tool], system::SLOTS);
+        let durable = |region| durable(xen, view, region);
         let (server, found) =
-            Server::start(&config, view.own(RegionKind::Slots), view.own(RegionKind::Areas));
+            Server::start(&config, durable(RegionKind::Slots), durable(RegionKind::Areas));
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
         report.dropped = lost + found.damaged_areas;
-        let mut shell = Self { server, seats: Seats::new(xen, view, own), damaged: false };
+        let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
+        let mut shell = Self { server, seats, owed, damaged: false };
         for (index, unit) in system::SYSTEM.units.iter().enumerate() {
             let Some(slot) = unit.store_slot else { continue };
             let client = shell.server.open(unit.domid).expect("the units' connections come first");
@@ -70,6 +80,7 @@ impl Shell {
 
     /// Attaches every connection that the state knows to its ring.
     fn seat_everybody(&mut self, report: &mut RecoveryReport) {
+        self.owed.clear();
         // A list of its own: attaching may change that of the server.
         let connections: Vec<_> = self.server.connections().collect();
         for connection in connections {
@@ -77,7 +88,7 @@ impl Shell {
                 || self.seats.client_of(connection.domid) == Some(connection.client)
                 || self.seats.seat_guest(connection.client, connection.domid);
             if seated {
-                self.seats.attach(&mut self.server, connection.client);
+                self.owed.extend(self.seats.attach(&mut self.server, connection.client));
                 report.resumed += 1;
             } else {
                 self.server.attach_failed(connection.client);
@@ -106,6 +117,7 @@ impl Shell {
 
     /// Serves some requests, then does what the engine wants done.
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
+        self.owed.drain(..).for_each(|slot| out.kick(slot));
         let mut step = Step { more: true, ..Step::default() };
         for _ in 0..SERVED_PER_STEP {
             let Some(client) = self.server.next_ready(now_ns) else {
@@ -163,6 +175,16 @@ impl Shell {
     pub fn stats(&self) -> Stats {
         self.server.stats()
     }
+}
+
+#[cfg(not(feature = "fault-points"))]
+fn durable(_: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
+    view.own(region)
+}
+
+#[cfg(feature = "fault-points")]
+fn durable(xen: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
+    Durable::new(view.own(region), view.own(RegionKind::Log), xen)
 }
 
 /// What the service loop drives.

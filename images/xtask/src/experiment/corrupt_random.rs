@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use super::Options;
-use super::harness::{Boot, Outcome, Parts};
+use super::harness::{Boot, Outcome, Parts, UNIT};
 use crate::faults::Plan;
 use crate::progress::Steps;
 use crate::qemu::Clock;
@@ -65,7 +65,7 @@ fn boot(seed: u64, count: u64) -> Boot<'static> {
 }
 
 fn note(report: &mut Report, outcome: &Outcome) {
-    for (mut sample, class) in outcome.samples().into_iter().zip(classify(outcome)) {
+    for (mut sample, class) in outcome.samples(UNIT).into_iter().zip(classify(outcome)) {
         sample.ok = true;
         report.samples.push(Some(Sample { kind: "flip-page".into(), ..sample }));
         for name in [MASKED, RECOVERED, WRONG, LOST] {

@@ -1,6 +1,7 @@
 //! What experiments on a checked guest script share: one boot with faults, and results that
 //! outlive an interruption.
 
+use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::PathBuf;
@@ -82,8 +83,11 @@ impl Boot<'_> {
         machine.orchestrator_args.extend(words.iter().cloned());
         let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
         let mut vm = Vm::start(&machine, limit)?;
-        let end = vm.wait_for("the end of the guest's script", limit, |_, record| {
-            record.filter(|r| r.is("script-total") && !r.source.is_empty()).cloned()
+        let end = vm.wait_for("the end of the guest's script", limit, |line, record| {
+            let total = record.filter(|r| r.is("script-total") && !r.source.is_empty());
+            // A script that gives up has no total; what follows it ends the waiting.
+            let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
+            (total.is_some() || is_over).then(|| total.cloned())
         });
         let records = vm.records().to_vec();
         vm.kill()?;
@@ -93,7 +97,8 @@ impl Boot<'_> {
             ..Outcome::default()
         };
         match end {
-            Ok((total, _)) => outcome.totals = counts(&total),
+            Ok((Some(total), _)) => outcome.totals = counts(&total),
+            Ok((None, _)) => outcome.broken = Some("the guest's script gave up".into()),
             Err(error) => outcome.broken = Some(format!("{error:#}")),
         }
         Ok((outcome, records))
@@ -110,6 +115,14 @@ fn counts(record: &Record) -> Vec<(String, u64)> {
     fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
 }
 
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { faults, recoveries, .. } = self;
+        let verdict = if self.is_clean() { "all answers right" } else { "NOT CLEAN" };
+        write!(f, "{} faults, {recoveries} recoveries, {verdict}", faults.len())
+    }
+}
+
 impl Outcome {
     /// A field of the script's last line.
     pub fn total(&self, field: &str) -> Option<u64> {
@@ -121,11 +134,11 @@ impl Outcome {
         MUST_BE_ZERO.iter().all(|field| self.total(field) == Some(0))
     }
 
-    /// The faults as samples. The script cannot say which fault harmed it: the last one answers.
-    pub fn samples(&self) -> Vec<Sample> {
+    /// The faults as samples against `target`. The script cannot say which fault harmed it: the last one answers.
+    pub fn samples(&self, target: &str) -> Vec<Sample> {
         let sample = |fault: &Fault| Sample {
             kind: fault.kind.clone(),
-            target: UNIT.to_owned(),
+            target: target.to_owned(),
             at: fault.at,
             detected: fault.detected,
             repaired: fault.repaired,
@@ -237,9 +250,9 @@ mod tests {
         let clean = MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
         let mut outcome =
             Outcome { faults: vec![fault.clone(), fault], totals: clean, ..Outcome::default() };
-        assert!(outcome.is_clean() && outcome.samples().iter().all(|s| s.ok));
+        assert!(outcome.is_clean() && outcome.samples(UNIT).iter().all(|s| s.ok));
         outcome.totals[1].1 = 2;
-        let samples = outcome.samples();
+        let samples = outcome.samples(UNIT);
         assert!(samples[0].ok && !samples[1].ok && samples[1].lost == 2);
         outcome.totals.clear();
         assert!(!outcome.is_clean(), "a script that never ended proves nothing");

@@ -8,7 +8,7 @@ use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts};
 use crate::faults::Fault;
 use crate::progress::Steps;
 use crate::qemu::{Clock, Record};
-use crate::report::{Promise, Report, Sample};
+use crate::report::{Promise, Report};
 
 /// The experiment's name.
 pub const NAME: &str = "orchestrator-faults";
@@ -81,7 +81,8 @@ fn named<'a>(records: &'a [Record], event: &'a str) -> impl Iterator<Item = &'a 
 /// Every failure: detected when the recovery entry was reached, repaired when the first answer
 /// reached a guest. One that was not recovered from has neither.
 fn collect(records: &[Record]) -> Vec<Fault> {
-    let mut faults: Vec<Fault> = named(records, "injected").filter_map(Fault::injected).collect();
+    let mut faults: Vec<Fault> =
+        named(records, "injected").filter_map(|record| Fault::injected(record, TARGET)).collect();
     faults.sort_by_key(|fault| fault.at);
     let ends: Vec<u64> = faults.iter().skip(1).map(|f| f.at).chain([u64::MAX]).collect();
     for (fault, end) in faults.iter_mut().zip(ends) {
@@ -97,9 +98,7 @@ fn collect(records: &[Record]) -> Vec<Fault> {
 /// Turns the outcomes into samples and holds them to the promises.
 fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
     let mut report = Report::new(NAME, Clock::Virtual, seed, runs);
-    let samples = outcomes.iter().flat_map(Outcome::samples);
-    report.samples =
-        samples.map(|sample| Some(Sample { target: TARGET.to_owned(), ..sample })).collect();
+    report.samples = outcomes.iter().flat_map(|o| o.samples(TARGET)).map(Some).collect();
     let missing = (runs as usize).saturating_sub(report.samples.len());
     report.samples.extend(vec![None; missing]);
     for (index, outcome) in outcomes.iter().enumerate() {

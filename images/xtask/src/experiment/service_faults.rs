@@ -3,11 +3,12 @@
 use anyhow::Result;
 
 use super::Options;
-use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts};
+use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
+use crate::build;
 use crate::faults::Plan;
 use crate::progress::Steps;
 use crate::qemu::Clock;
-use crate::report::{Promise, Report, Sample};
+use crate::report::{Promise, Report, Sample, stats};
 
 /// The experiment's name.
 pub const NAME: &str = "service-faults";
@@ -21,6 +22,33 @@ const KINDS: [&str; 6] = [
     "hang-loop",
     "hang-paused",
 ];
+
+/// Kinds that only a build with fault points can do (`xenstore-uk/unikernel`, feature
+/// `fault-points`).
+const POINT_KINDS: [&str; 6] = [
+    "crash-panic",
+    "crash-wild-read",
+    "crash-wild-write",
+    "crash-shutdown",
+    "crash-stack-overflow",
+    "hang-no-progress",
+];
+
+/// Kinds that both builds can do, and how far apart their median detection may be, in nanoseconds:
+/// a crash by what the dying life takes to write its line, a hang by a tenth of its limit.
+const BOTH: [(&str, u64); 2] = [("crash-undefined", 10_000), ("hang-loop", 100_000)];
+
+/// The build whose faults come at chosen points.
+const POINTS: &str = "xenstore-uk/fault-points";
+
+/// For so many faults from outside there is one boot of that build, whose lives end themselves.
+const RUNS_PER_POINTS_BOOT: u64 = 50;
+
+/// How many lives of such a boot end themselves.
+const ENDED_LIVES: u64 = 47;
+
+/// Virtual time that these take, with some to spare.
+const POINTS_S: u64 = 30;
 
 /// Faults per boot: a boot costs as much as some twenty faults.
 const FAULTS_PER_BOOT: u64 = 60;
@@ -59,19 +87,20 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
             let count = left.min(FAULTS_PER_BOOT);
             let seed = options.seed * 1000 + outcomes.len() as u64;
             let label = format!("{count} faults from rung {rung}, seed {seed}");
-            let mut found = Outcome::default();
-            steps.step(&label, || {
-                found = parts.part(&label, || boot(seed, count, rung))?;
-                let Outcome { faults, recoveries, .. } = &found;
-                let verdict = if found.is_clean() { "all answers right" } else { "NOT CLEAN" };
-                Ok(format!("{} injected, {recoveries} recoveries, {verdict}", faults.len()))
-            })?;
-            outcomes.push(found);
+            let work = || parts.part(&label, || boot(seed, count, rung));
+            outcomes.push(steps.step(&label, work)?);
             left -= count;
         }
     }
+    let mut points = Vec::new();
+    build::run(&build::Options { features: vec![POINTS.into()], ..build::Options::default() })?;
+    for boot in 0..runs.div_ceil(RUNS_PER_POINTS_BOOT) {
+        let seed = options.seed * 1000 + boot;
+        let label = format!("{ENDED_LIVES} faults at chosen points, seed {seed}");
+        points.push(steps.step(&label, || parts.part(&label, || boot_points(seed)))?);
+    }
     parts.finish()?;
-    Ok(judge(options.seed, runs, &outcomes))
+    Ok(judge(options.seed, runs, &outcomes, &points))
 }
 
 /// One boot whose ladder begins at `rung`.
@@ -83,14 +112,28 @@ fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     Ok(boot.observe(&[format!("rung={rung}")])?.0)
 }
 
+/// One boot of the build whose lives end themselves.
+fn boot_points(seed: u64) -> Result<Outcome> {
+    let clock = Clock::Virtual;
+    let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds: POINTS_S, clients: 1, plan: None };
+    boot.run()
+}
+
 /// Turns the outcomes into samples and holds them to the promises.
-fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
-    let mut report = Report::new(NAME, Clock::Virtual, seed, runs);
-    report.samples = outcomes.iter().flat_map(Outcome::samples).map(Some).collect();
-    let missing = (runs as usize).saturating_sub(report.samples.len());
+fn judge(seed: u64, runs: u64, outcomes: &[Outcome], points: &[Outcome]) -> Report {
+    let wanted = runs + points.len() as u64 * ENDED_LIVES;
+    let mut report = Report::new(NAME, Clock::Virtual, seed, wanted);
+    for (target, outcomes) in [(UNIT, outcomes), (POINTS, points)] {
+        report.samples.extend(outcomes.iter().flat_map(|o| o.samples(target)).map(Some));
+        outcomes.iter().for_each(|outcome| outcome.measure(&mut report, "ours"));
+    }
+    let missing = (wanted as usize).saturating_sub(report.samples.len());
     report.samples.extend(vec![None; missing]);
-    outcomes.iter().for_each(|outcome| outcome.measure(&mut report, "ours"));
-    report.promises = promises(&report);
+    report.promises = promises(&report, runs);
+    if !points.is_empty() {
+        let agreements = BOTH.map(|both| agree(&report, both));
+        report.promises.extend(agreements);
+    }
     for field in MUST_BE_ZERO {
         let values = report.measures[field]["ours"].iter();
         let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
@@ -99,13 +142,24 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
     report
 }
 
-fn promises(report: &Report) -> Vec<Promise> {
+/// Whether both builds' figures agree, so that what one of them shows holds for the other.
+fn agree(report: &Report, (kind, apart_ns): (&'static str, u64)) -> Promise {
+    let median = |target: &str| {
+        let of_build = report.of_kind(kind).filter(|sample| sample.target == target);
+        stats::median(&of_build.filter_map(Sample::detection).collect::<Vec<_>>())
+    };
+    let both = median(UNIT).zip(median(POINTS));
+    let apart = both.map(|(outside, points)| outside.abs_diff(points));
+    Promise::at_most(format!("{kind}: median detection of both builds apart, ns"), apart_ns, apart)
+}
+
+fn promises(report: &Report, runs: u64) -> Vec<Promise> {
     let mut out = Vec::new();
-    for kind in KINDS {
+    for kind in KINDS.into_iter().chain(POINT_KINDS) {
         let all: Vec<&Sample> = report.of_kind(kind).collect();
         let limit = if kind.starts_with("crash-") { CRASH_DETECTED_NS } else { HANG_DETECTED_NS };
         let detected: Vec<u64> = all.iter().filter_map(|s| s.detection()).collect();
-        out.push(Promise::enough(kind, PER_KIND.min(report.runs), all.len()));
+        out.push(Promise::enough(kind, PER_KIND.min(runs), all.len()));
         out.push(Promise::worst_of(&format!("{kind} detected, ns,"), limit, &detected));
         for (rung, limit) in [(1, MICRORESET_NS), (2, MICROREBOOT_NS), (3, REBUILD_NS)] {
             // A hang's repair is counted from its detection, which has its own limit.
@@ -131,9 +185,9 @@ mod tests {
     use super::*;
     use crate::faults::Fault;
 
-    fn outcome(faults: u64, lost: u64) -> Outcome {
+    fn outcome(kinds: &[&str], faults: u64, lost: u64) -> Outcome {
         let fault = |index: u64| Fault {
-            kind: KINDS[(index % 6) as usize].into(),
+            kind: kinds[index as usize % kinds.len()].into(),
             at: 1_000 * index,
             detected: Some(1_000 * index + 30),
             repaired: Some(1_000 * index + 90),
@@ -146,20 +200,34 @@ mod tests {
         Outcome { faults: (0..faults).map(fault).collect(), totals, ..Outcome::default() }
     }
 
+    /// Whether the report holds of 300 faults from outside and eight boots of the other build.
+    fn holds(outside: Outcome, spoil: impl Fn(&mut Outcome)) -> bool {
+        let kinds: Vec<&str> = POINT_KINDS.into_iter().chain(BOTH.map(|(kind, _)| kind)).collect();
+        let mut points = vec![outcome(&kinds, ENDED_LIVES, 0); 8];
+        points.iter_mut().for_each(spoil);
+        judge(1, 300, &[outside], &points).holds()
+    }
+
     #[test]
     fn a_perfect_run_holds_and_each_flaw_breaks_it() {
-        let perfect = judge(1, 300, &[outcome(300, 0)]);
-        let broken: Vec<_> = perfect.promises.iter().filter(|p| !p.holds).collect();
-        assert!(perfect.holds(), "{broken:?}");
-        assert!(!judge(1, 300, &[outcome(300, 1)]).holds(), "a lost request");
-        assert!(!judge(1, 300, &[outcome(299, 0)]).holds(), "a fault that never came");
-        let mut late = outcome(300, 0);
+        let perfect = || outcome(&KINDS, 300, 0);
+        assert!(holds(perfect(), |_| ()));
+        assert!(!holds(outcome(&KINDS, 300, 1), |_| ()), "a lost request");
+        assert!(!holds(outcome(&KINDS, 299, 0), |_| ()), "a fault that never came");
+        let mut late = perfect();
         late.faults[1].detected = Some(60_000);
-        assert!(!judge(1, 300, &[late]).holds(), "a late detection");
-        let mut unrepaired = outcome(300, 0);
+        assert!(!holds(late, |_| ()), "a late detection");
+        let mut unrepaired = perfect();
         unrepaired.faults[4].repaired = None;
-        assert!(!judge(1, 300, &[unrepaired]).holds(), "a fault not repaired");
-        let unfinished = Outcome { totals: Vec::new(), ..outcome(300, 0) };
-        assert!(!judge(1, 300, &[unfinished]).holds(), "a script that never ended");
+        assert!(!holds(unrepaired, |_| ()), "a fault not repaired");
+        let unfinished = Outcome { totals: Vec::new(), ..perfect() };
+        assert!(!holds(unfinished, |_| ()), "a script that never ended");
+        assert!(!holds(perfect(), |other| drop(other.faults.pop())), "a life that did not end");
+        let later = |other: &mut Outcome| {
+            for fault in &mut other.faults {
+                fault.detected = fault.detected.map(|at| at + BOTH[0].1 + 1);
+            }
+        };
+        assert!(!holds(perfect(), later), "builds that differ");
     }
 }

@@ -246,7 +246,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     }
 
     /// The ring of a connection is mapped and its event channel bound. Answers whether to notify
-    /// the client.
+    /// the client: also after a recovery, as the former life may have died between the last store
+    /// to the ring and the notification.
     pub fn attached<P: SharedMemory>(&mut self, client: u16, ring: &Ring<P>) -> bool {
         let features = match self.state.client(client) {
             Some(found) => self.state.features_of(found.domid),
@@ -269,17 +270,18 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let area = Area::new(&self.areas, client, key);
         connection.is_restarted = false;
         let is_fresh = connection.state.phase == Phase::Fresh;
+        let is_recovered = !is_fresh && connection.recovered;
         if is_fresh {
             ring.initialise(features);
             connection.state.phase = Phase::Open;
             connection.save(&area);
             ring.confirm_reset();
-        } else if connection.recovered && connection.waiting == Waiting::Nothing {
+        } else if is_recovered && connection.waiting == Waiting::Nothing {
             connection.adopt(ring, &area);
         }
         self.release_held(client);
         self.kick(client);
-        is_fresh
+        is_fresh || is_recovered
     }
 
     /// The ring of an introduced domain could not be mapped, or its event channel not bound: the

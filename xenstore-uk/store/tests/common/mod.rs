@@ -3,7 +3,7 @@
 
 pub mod crash;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crash::Crashing;
 use fabric::{HeapMemory, SharedMemory};
@@ -128,6 +128,8 @@ pub struct Host {
     pub guests: BTreeMap<u16, Guest>,
     pub now_ns: u64,
     pub notified: u64,
+    /// Domains whose event channel was notified and that have not looked since.
+    pub awake: BTreeSet<u16>,
 }
 
 impl Host {
@@ -158,6 +160,7 @@ impl Host {
             guests: BTreeMap::new(),
             now_ns: 0,
             notified: 0,
+            awake: BTreeSet::new(),
         };
         host.guests.insert(TOOL, Guest::new());
         let client = host.server.open(TOOL).expect("room");
@@ -171,7 +174,9 @@ impl Host {
 
     pub fn attach(&mut self, client: u16, domid: u16) {
         let ring = self.ring(domid);
-        self.server.attached(client, &ring);
+        if self.server.attached(client, &ring) {
+            self.awake.insert(domid);
+        }
     }
 
     /// Introduces a domain with a new ring.
@@ -211,6 +216,10 @@ impl Host {
             let progress = self.server.serve(client, &ring, self.now_ns);
             assert_eq!(progress.fault, None);
             self.notified += u64::from(progress.notify);
+            // A server that died before it could ring has not rung.
+            if progress.notify && !self.budget.is_exhausted() {
+                self.awake.insert(info.domid);
+            }
             self.actions();
             if self.budget.is_exhausted() {
                 return;
