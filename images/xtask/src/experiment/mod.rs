@@ -43,7 +43,7 @@ const EXPERIMENTS: [Experiment; 5] = [
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
-        runs: 300,
+        runs: 180,
         run: service_faults::run,
     },
     Experiment {

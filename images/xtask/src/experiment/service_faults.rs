@@ -42,13 +42,13 @@ const BOTH: [(&str, u64); 2] = [("crash-undefined", 10_000), ("hang-loop", 100_0
 const POINTS: &str = "xenstore-uk/fault-points";
 
 /// For so many faults from outside there is one boot of that build, whose lives end themselves.
-const RUNS_PER_POINTS_BOOT: u64 = 50;
+const RUNS_PER_POINTS_BOOT: u64 = 45;
 
 /// How many lives of such a boot end themselves.
-const ENDED_LIVES: u64 = 47;
+const ENDED_LIVES: u64 = 60;
 
 /// Virtual time that these take, with some to spare.
-const POINTS_S: u64 = 30;
+const POINTS_S: u64 = 20;
 
 /// Faults per boot: a boot costs as much as some twenty faults.
 const FAULTS_PER_BOOT: u64 = 60;
