@@ -11,6 +11,8 @@ use crate::xen::FakeXen;
 
 /// The frame that stands for the grant table in the list of mappings.
 const GRANT_TABLE_FRAME: u64 = u64::MAX;
+/// The frame of every domain's shared information page: none of its own memory.
+const SHARED_INFO: Frame = Frame(0x7000_0000);
 
 impl FakeXen {
     /// Enters a privileged call about domain `id`.
@@ -70,7 +72,7 @@ impl Control for FakeXen {
                 running: domain.running,
                 cpu_time_ns: domain.cpu_time_ns,
                 pages: domain.pages.len() as u64,
-                shared_info: Frame(0x7000_0000 + u64::from(id.0)),
+                shared_info: SHARED_INFO,
             })
         });
         match info {
@@ -83,6 +85,9 @@ impl Control for FakeXen {
     fn pause(&self, id: DomId) -> Result<(), XenError> {
         self.control(Call::Pause, id, |domain| {
             domain.pauses += 1;
+            if core::mem::take(&mut domain.sleeps_when_paused) {
+                domain.set_scheduled(true, false);
+            }
             Ok(())
         })
     }
@@ -146,6 +151,9 @@ impl Control for FakeXen {
                 .map(|frame| {
                     if access == Access::ReadWrite && pinned == Some(frame.0) {
                         return Err(XenError::Invalid);
+                    }
+                    if *frame == SHARED_INFO {
+                        return Ok(domain.shared_info.clone());
                     }
                     domain.pages.get(&frame.0).cloned().ok_or(XenError::Invalid)
                 })

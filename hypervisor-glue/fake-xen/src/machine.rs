@@ -76,6 +76,9 @@ pub enum VcpuState {
 /// `CSCHED2_DEFAULT_WEIGHT`: what every domain begins with.
 const DEFAULT_CPU_WEIGHT: u16 = 256;
 
+/// Where `evtchn_upcall_mask` of the first vCPU lies in the shared information page (xen.h).
+const UPCALL_MASK: usize = 1;
+
 /// A grant that is not in a page of the domain's own: the fabric's.
 pub(crate) type Grant = (DomId, Page, Access);
 
@@ -93,6 +96,8 @@ pub(crate) struct Domain {
     /// Guest frame (PVH) or machine frame (PV) to page.
     pub(crate) pages: BTreeMap<u64, Page>,
     pub(crate) grant_table: Page,
+    pub(crate) shared_info: Page,
+    pub(crate) sleeps_when_paused: bool,
     pub(crate) grants: BTreeMap<u32, Grant>,
     pub(crate) pinned: Option<Frame>,
     pub(crate) vcpu: VcpuState,
@@ -114,6 +119,8 @@ impl Domain {
             timer_at_ns: None,
             pages: BTreeMap::new(),
             grant_table: Page::filled(0),
+            shared_info: shared_info(),
+            sleeps_when_paused: false,
             grants: BTreeMap::new(),
             pinned: None,
             vcpu: VcpuState::Clear,
@@ -121,6 +128,19 @@ impl Domain {
             params: BTreeMap::new(),
         }
     }
+
+    /// Whether it waits for an event, for which it lets upcalls in, and whether it has a CPU.
+    pub(crate) fn set_scheduled(&mut self, blocked: bool, running: bool) {
+        (self.blocked, self.running) = (blocked, running);
+        self.shared_info.write(UPCALL_MASK, &[u8::from(!blocked)]);
+    }
+}
+
+/// The shared information page of a domain that runs and lets no upcall in.
+fn shared_info() -> Page {
+    let page = Page::filled(0);
+    page.write(UPCALL_MASK, &[1]);
+    page
 }
 
 /// Somebody's mapping of a page.
@@ -255,10 +275,12 @@ impl Machine {
 
     /// Whether the domain waits for an event, and whether it has a CPU.
     pub fn set_scheduled(&self, id: DomId, blocked: bool, running: bool) {
-        self.with_domain(id, |domain| {
-            domain.blocked = blocked;
-            domain.running = running;
-        });
+        self.with_domain(id, |domain| domain.set_scheduled(blocked, running));
+    }
+
+    /// The domain goes to sleep just before it is paused the next time, as one on another CPU may.
+    pub fn fall_asleep_when_paused(&self, id: DomId) {
+        self.with_domain(id, |domain| domain.sleeps_when_paused = true);
     }
 
     /// Sets a domain's registers, as its own code would.

@@ -7,7 +7,7 @@
 //! unit has been handed `after` pieces of work, then a seeded number of nanoseconds after the
 //! next piece of work, so that the unit is caught in the middle of it.
 
-use abi::{Access, Control, DomId, DomainInfo, DomainState, Frame, Registers, XenError};
+use abi::{Access, Control, DomId, DomainState, Frame, Registers, XenError};
 use fabric::SharedMemory;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
@@ -275,19 +275,13 @@ impl Injector {
         frames: &[Frame],
     ) -> Result<Option<Injected>, XenError> {
         let kind = self.plan.kinds[self.injected as usize % self.plan.kinds.len()];
-        let info = xen.domain_info(self.plan.unit)?.ok_or(XenError::NotFound)?;
-        if kind != Kind::FlipPage && !runs_its_own_code(xen, &info)? {
-            return Ok(None);
-        }
-        let number = self.injected;
         let at_ns = match kind {
-            Kind::Paused => {
-                xen.pause(self.plan.unit)?;
-                xen.now_ns()
-            }
-            Kind::FlipPage => self.flip(xen, frames)?,
-            _ => self.derail(xen, kind)?,
+            Kind::FlipPage => Some(self.flip(xen, frames)?),
+            _ if !runs_its_own_code(xen, self.plan.unit)? => None,
+            _ => self.stop(xen, kind)?,
         };
+        let Some(at_ns) = at_ns else { return Ok(None) };
+        let number = self.injected;
         self.injected += 1;
         if self.injected == self.plan.count {
             self.aim = Aim::Done;
@@ -297,18 +291,30 @@ impl Injector {
         Ok(Some(Injected { number, kind, at_ns }))
     }
 
-    /// Changes the registers of the unit's vCPU.
-    fn derail<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<u64, XenError> {
+    /// Stops the unit, and breaks it if it is caught in the middle of its own code: on a CPU of its
+    /// own it may have gone to sleep since it was seen awake.
+    fn stop<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<Option<u64>, XenError> {
         let unit = self.plan.unit;
         xen.pause(unit)?;
-        let result = xen.registers(unit).and_then(|before| {
-            let wild = 0x5bad_0000_0000 + self.random_below(1 << 30);
-            let after = changed(&before, kind, wild, self.gadgets);
-            xen.set_registers(unit, &after)
-        });
+        let is_caught = runs_its_own_code(xen, unit);
+        if kind == Kind::Paused && is_caught == Ok(true) {
+            return Ok(Some(xen.now_ns()));
+        }
+        let result = match is_caught {
+            Ok(true) => self.derail(xen, kind).map(Some),
+            other => other.map(|_| None),
+        };
         let at_ns = xen.now_ns();
         xen.unpause(unit)?;
-        result.map(|()| at_ns)
+        Ok(result?.map(|()| at_ns))
+    }
+
+    /// Changes the registers of the unit's vCPU, which is stopped.
+    fn derail<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<(), XenError> {
+        let before = xen.registers(self.plan.unit)?;
+        let wild = 0x5bad_0000_0000 + self.random_below(1 << 30);
+        let after = changed(&before, kind, wild, self.gadgets);
+        xen.set_registers(self.plan.unit, &after)
     }
 
     /// Flips one bit of one page of the unit.
@@ -333,9 +339,10 @@ impl Injector {
 
 /// Whether the unit is in the middle of its own code. While it waits, and until the event that ends
 /// the wait is delivered, its upcalls are not masked (`vcpu_info`, xen.h).
-fn runs_its_own_code<C: Control>(xen: &C, info: &DomainInfo) -> Result<bool, XenError> {
+fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError> {
     /// Offset of `evtchn_upcall_mask` of the first vCPU in the shared information page.
     const UPCALL_MASK: usize = 1;
+    let info = xen.domain_info(unit)?.ok_or(XenError::NotFound)?;
     if info.blocked || info.state != DomainState::Alive {
         return Ok(false);
     }
@@ -378,6 +385,9 @@ fn changed(before: &Registers, kind: Kind, wild: u64, gadgets: Gadgets) -> Regis
 
 #[cfg(test)]
 mod tests {
+    use abi::CreateDomain;
+    use fake_xen::Machine;
+
     use super::*;
 
     #[test]
@@ -420,6 +430,47 @@ mod tests {
         }
         assert_eq!(injector.aim, Aim::Armed { from_ns: now_ns });
         assert!((5..20).contains(&looks), "{looks} looks at one piece of work");
+    }
+
+    /// An injector of one fault that is due now, and a host whose unit runs.
+    fn due(kind: Kind) -> (Injector, Machine) {
+        let mut plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
+        plan.kinds[0] = kind;
+        let machine = Machine::new();
+        let what = CreateDomain {
+            pvh: false,
+            vcpus: 1,
+            max_memory_kib: 64,
+            max_port: 15,
+            grant_frames: 1,
+            maptrack_frames: 1,
+        };
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        xen.create_domain(plan.unit, &what).unwrap();
+        xen.unpause(plan.unit).unwrap();
+        let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 });
+        injector.aim = Aim::Firing { at_ns: 0, step_ns: FIRST_STEP_NS };
+        (injector, machine)
+    }
+
+    #[test]
+    fn a_unit_that_falls_asleep_under_the_injectors_hand_is_spared_and_goes_on() {
+        for kind in [Kind::EndlessLoop, Kind::Paused] {
+            let (mut injector, machine) = due(kind);
+            let (unit, xen) = (injector.unit(), machine.domain(DomId::ORCHESTRATOR));
+            machine.fall_asleep_when_paused(unit);
+            assert_eq!(injector.poll(&xen, 1, &[]), Ok(None));
+            assert_eq!((machine.pauses(unit), xen.registers(unit).unwrap().rip), (0, 0));
+            assert!(injector.due_ns().is_some(), "it is looked at again");
+            machine.set_scheduled(unit, false, true);
+            machine.advance(2 * FIRST_STEP_NS);
+            let injected = injector.poll(&xen, 1, &[]).unwrap().expect("it is awake");
+            assert_eq!((injected.number, injected.kind), (0, kind));
+            let is_paused = u32::from(kind == Kind::Paused);
+            assert_eq!(machine.pauses(unit), is_paused);
+            let rip = xen.registers(unit).unwrap().rip;
+            assert_eq!(rip, if kind == Kind::Paused { 0 } else { 20 });
+        }
     }
 
     #[test]
