@@ -17,6 +17,10 @@ const MAX_AIM_NS: u64 = 25_000;
 const FIRST_STEP_NS: u64 = 2_000;
 /// The longest such step; a unit that slept through it has done its work.
 const LAST_STEP_NS: u64 = 1 << 20;
+/// Pieces of work between two faults, at least: the new life's own, and more than the parts that one
+/// request comes in. So somebody gets an answer in between, and each fault has a recovery of its
+/// own, however seldom the unit is asked.
+const WORK_BETWEEN: u64 = 8;
 /// Kinds that one plan may name.
 const MAX_KINDS: usize = 16;
 
@@ -181,8 +185,8 @@ pub struct Injected {
 enum Aim {
     /// Until the unit was handed the planned number of pieces of work.
     Waiting,
-    /// Until this time; then at the next piece of work.
-    Armed { from_ns: u64 },
+    /// Until this time and this piece of work; then at the next piece.
+    Armed { from_ns: u64, from_work: u64 },
     /// Fires at this time if the unit is awake then, else looks again after `step_ns`.
     Firing { at_ns: u64, step_ns: u64 },
     /// All faults are injected.
@@ -235,8 +239,10 @@ impl Injector {
         let new_work = work != self.work_seen;
         self.work_seen = work;
         match self.aim {
-            Aim::Waiting if work >= self.plan.after => self.arm(now_ns),
-            Aim::Armed { from_ns } if new_work && now_ns >= from_ns => {
+            Aim::Waiting if work >= self.plan.after => self.arm(now_ns, work),
+            Aim::Armed { from_ns, from_work }
+                if new_work && now_ns >= from_ns && work >= from_work =>
+            {
                 let at_ns = now_ns + self.random_below(MAX_AIM_NS);
                 self.aim = Aim::Firing { at_ns, step_ns: FIRST_STEP_NS };
             }
@@ -252,16 +258,16 @@ impl Injector {
         Ok(None)
     }
 
-    fn arm(&mut self, now_ns: u64) {
+    fn arm(&mut self, now_ns: u64, from_work: u64) {
         let gap_ns = self.plan.gap_us * 1_000;
         let from_ns = now_ns + gap_ns / 2 + self.random_below(gap_ns + 1);
-        self.aim = Aim::Armed { from_ns };
+        self.aim = Aim::Armed { from_ns, from_work };
     }
 
     /// The unit slept: it is looked at again a little later, or with its next piece of work.
     fn look_again(&mut self, now_ns: u64, step_ns: u64) {
         self.aim = if step_ns > LAST_STEP_NS {
-            Aim::Armed { from_ns: now_ns }
+            Aim::Armed { from_ns: now_ns, from_work: self.work_seen }
         } else {
             Aim::Firing { at_ns: now_ns + step_ns, step_ns: 2 * step_ns }
         };
@@ -286,7 +292,7 @@ impl Injector {
         if self.injected == self.plan.count {
             self.aim = Aim::Done;
         } else {
-            self.arm(at_ns);
+            self.arm(at_ns, self.work_seen + WORK_BETWEEN);
         }
         Ok(Some(Injected { number, kind, at_ns }))
     }
@@ -428,7 +434,7 @@ mod tests {
             injector.look_again(now_ns, step_ns);
             looks += 1;
         }
-        assert_eq!(injector.aim, Aim::Armed { from_ns: now_ns });
+        assert_eq!(injector.aim, Aim::Armed { from_ns: now_ns, from_work: 0 });
         assert!((5..20).contains(&looks), "{looks} looks at one piece of work");
     }
 
@@ -471,6 +477,21 @@ mod tests {
             let rip = xen.registers(unit).unwrap().rip;
             assert_eq!(rip, if kind == Kind::Paused { 0 } else { 20 });
         }
+    }
+
+    #[test]
+    fn the_next_fault_waits_for_work_however_late_it_comes() {
+        let (mut injector, machine) = due(Kind::EndlessLoop);
+        injector.plan.count = 2;
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        assert!(injector.poll(&xen, 100, &[]).unwrap().is_some());
+        machine.advance(1_000_000_000);
+        let mut poll = |work| {
+            injector.poll(&xen, work, &[]).unwrap();
+            injector.due_ns().is_some()
+        };
+        assert!(!(101..100 + WORK_BETWEEN).any(&mut poll));
+        assert!(poll(100 + WORK_BETWEEN));
     }
 
     #[test]

@@ -93,6 +93,8 @@ pub enum Note {
     Delayed {
         /// Its name.
         unit: &'static str,
+        /// Why it failed this time.
+        reason: Reason,
         /// When it goes on.
         until_ns: u64,
     },
@@ -231,9 +233,12 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             received_ns / 1_000,
             for_ns / 1_000_000,
         )),
-        Note::Delayed { unit, until_ns } => {
+        Note::Delayed { unit, reason, until_ns } => {
             let delay_us = until_ns.saturating_sub(at_ns) / 1_000;
-            line.say(format_args!("{unit} failed again; its recovery waits {delay_us} us"));
+            let reason = word(*reason);
+            line.say(format_args!(
+                "{unit} failed again ({reason}); its recovery waits {delay_us} us"
+            ));
         }
         Note::Busy { unit } => {
             line.say(format_args!("{unit} is being recovered; ask again when it serves"));

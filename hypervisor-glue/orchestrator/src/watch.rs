@@ -20,6 +20,9 @@ use crate::slots::{MAX_PORTS, Route};
 /// A rebuild takes less; what takes longer is worth hearing about.
 const QUIET_NS: u64 = 20_000_000;
 
+/// No limit is stretched beyond this: somebody waits at the console for what will happen.
+const STRETCHED_MAX_NS: u64 = 60_000_000_000;
+
 /// What the command line changes of the system description's policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
@@ -51,12 +54,17 @@ impl Tuning {
         Ok(Self { patience, first_rung })
     }
 
+    /// A limit of CPU time under this tuning.
+    fn stretch(self, limit_ns: u64) -> u64 {
+        limit_ns.saturating_mul(self.patience).min(STRETCHED_MAX_NS.max(limit_ns))
+    }
+
     /// The policy of a unit under this tuning.
     fn apply(self, policy: Policy) -> Policy {
         let [microreset, microreboot, rebuild] = policy.tries;
         Policy {
-            hang_limit_ns: policy.hang_limit_ns.saturating_mul(self.patience),
-            start_limit_ns: policy.start_limit_ns.saturating_mul(self.patience),
+            hang_limit_ns: self.stretch(policy.hang_limit_ns),
+            start_limit_ns: self.stretch(policy.start_limit_ns),
             tries: match self.first_rung {
                 Rung::Microreboot => [0, microreboot, rebuild],
                 Rung::Rebuild => [0, 0, rebuild],
@@ -300,7 +308,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             Report::Starved { for_ns, received_ns } => {
                 Note::Starved { unit: name, for_ns, received_ns }
             }
-            Report::Delayed { until_ns } => Note::Delayed { unit: name, until_ns },
+            Report::Delayed { reason, until_ns } => Note::Delayed { unit: name, reason, until_ns },
             Report::Refused => Note::Busy { unit: name },
         };
         self.notes.add(now_ns, note);
@@ -329,6 +337,9 @@ mod tests {
         let before = system::SYSTEM.units[0].policy;
         let after = tuning.apply(before);
         assert_eq!(after.hang_limit_ns, 400 * before.hang_limit_ns);
+        assert_eq!(after.start_limit_ns, 400 * before.start_limit_ns);
+        let endless = Tuning::parse(Some("1000000000"), None).unwrap().apply(before);
+        assert_eq!(endless.hang_limit_ns, STRETCHED_MAX_NS);
         assert_eq!(after.tries, [0, 0, before.tries[2]]);
         assert_eq!(after.min_run_ns, before.min_run_ns);
         assert_eq!(Tuning::parse(Some("0"), None), Err("patience"));

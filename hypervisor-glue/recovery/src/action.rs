@@ -72,6 +72,8 @@ pub enum Report {
     },
     /// It failed again too soon; its recovery waits.
     Delayed {
+        /// Why it failed this time.
+        reason: Reason,
         /// When it goes on, in ns.
         until_ns: u64,
     },

@@ -12,7 +12,10 @@ static LATEST_NS: AtomicU64 = AtomicU64::new(0);
 
 /// The system time for a value of the counter (`vcpu_time_info`, xen.h).
 fn system_time_ns(info: &TimeInfo, tsc: u64) -> u64 {
-    let ticks = u128::from(tsc.wrapping_sub(info.tsc_timestamp));
+    // A counter that runs behind the one Xen wrote this with has passed nothing yet: unsigned, the
+    // difference would be centuries, and the latest time would stay there for ever.
+    let ticks =
+        u128::from(tsc.wrapping_sub(info.tsc_timestamp).cast_signed().max(0).cast_unsigned());
     let shift = info.tsc_shift;
     let scaled =
         if shift >= 0 { ticks << shift.unsigned_abs() } else { ticks >> shift.unsigned_abs() };
@@ -61,6 +64,11 @@ mod tests {
         assert_eq!(system_time_ns(&info(1 << 31, 1), 3_000), 7_000);
         // 4 GHz: shifted right twice, multiplier (almost) one.
         assert_eq!(system_time_ns(&info(u32::MAX, -2), 1_000 + 4_000_000), 5_000 + 999_999);
+    }
+
+    #[test]
+    fn a_counter_that_is_behind_stands_still() {
+        assert_eq!(system_time_ns(&info(1 << 31, 1), 999), 5_000);
     }
 
     #[test]

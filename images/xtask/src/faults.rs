@@ -36,8 +36,9 @@ impl Plan {
 }
 
 /// A failure this long after a fault and its recoveries has another cause: longer than the ladder's
-/// longest back-off, shorter than the demonstration's time between faults.
-const RELATED_NS: u64 = 1_500_000_000;
+/// longest back-off, and than one and a half of the longest time that a hang may last
+/// (`REAL_PATIENCE`).
+const RELATED_NS: u64 = 4_000_000_000;
 
 /// One fault and what became of it, as the console tells it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

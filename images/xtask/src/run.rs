@@ -17,7 +17,7 @@ use crate::timeline::Timeline;
 const LOOK: Duration = Duration::from_millis(20);
 
 /// The unit whose faults are shown.
-const UNIT: &str = "xenstore-uk";
+pub const UNIT: &str = "xenstore-uk";
 
 /// The demonstration's faults: a crash, a wild jump, a hang.
 const KINDS: [&str; 3] = ["crash-undefined", "crash-wild-jump", "hang-loop"];

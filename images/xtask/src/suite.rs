@@ -5,7 +5,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
-use crate::{build, paths, run};
+use crate::run::UNIT;
+use crate::{build, faults, paths, run};
 
 /// One line that must come, in order.
 pub enum Expect {
@@ -13,8 +14,8 @@ pub enum Expect {
     Line(&'static str),
     /// A line with each of these patterns, in whatever order.
     Lines(&'static [&'static str]),
-    /// An event of this name from the orchestrator itself.
-    Event(&'static str),
+    /// So many faults injected, and each of them repaired.
+    Repaired(usize),
     /// After this point, letters typed on the serial console.
     Type(&'static str),
 }
@@ -91,9 +92,7 @@ pub const BOOTS: [Boot; 3] = [
         expect: &[
             Expect::Line("GUEST_READY up=*xenbus=yes"),
             Expect::Line("demo: wrote*read it back"),
-            Expect::Event("recovered"),
-            Expect::Event("recovered"),
-            Expect::Event("recovered"),
+            Expect::Repaired(3),
             Expect::Line("demo: wrote*read it back"),
             Expect::Type("Py"),
         ],
@@ -188,7 +187,7 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
         match expect {
             Expect::Line(pattern) => drop(vm.expect(pattern, patience)?),
             Expect::Lines(patterns) => all_of(&mut vm, patterns, patience)?,
-            Expect::Event(name) => drop(vm.expect_event(name, "", patience)?),
+            Expect::Repaired(count) => repaired(&mut vm, *count, patience)?,
             Expect::Type(text) => vm.type_text(text.as_bytes())?,
         }
     }
@@ -202,6 +201,19 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
         bail!("it should have ended with \"{wanted}\", and ended with \"{outcome}\"");
     }
     Ok(outcome.to_string())
+}
+
+/// Waits until so many faults were injected, and each was repaired.
+fn repaired(vm: &mut Vm, count: usize, patience: Duration) -> Result<()> {
+    loop {
+        let found = faults::collect(vm.records(), UNIT);
+        let done = found.iter().filter(|fault| fault.repaired.is_some()).count();
+        if done >= count && done == found.len() {
+            return Ok(());
+        }
+        let what = format!("a record beyond {} faults, {done} repaired of {count}", found.len());
+        vm.wait_for(&what, patience, |_, record| record.is_some().then_some(()))?;
+    }
 }
 
 /// Waits for a line with each pattern, in whatever order they come.

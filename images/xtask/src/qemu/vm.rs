@@ -137,14 +137,6 @@ impl Vm {
         })
     }
 
-    /// Waits for an event of this name from the orchestrator itself or, with a source, from there.
-    pub fn expect_event(&mut self, event: &str, source: &str, wait: Duration) -> Result<Record> {
-        self.wait_for(&format!("event {event}"), wait, |_, record| {
-            record.filter(|r| r.is(event) && r.source == source).cloned()
-        })
-        .map(|(record, _)| record)
-    }
-
     /// Waits until `judge` finds something in a line.
     pub fn wait_for<T>(
         &mut self,
