@@ -218,6 +218,12 @@ impl<const N: usize> Epitaphs<N> {
         self.total += 1;
     }
 
+    /// The latest one, to be completed.
+    pub fn latest_mut(&mut self) -> Option<&mut Epitaph> {
+        let latest = self.total.checked_sub(1)? % N as u64;
+        self.kept[latest as usize].as_mut()
+    }
+
     /// Failures so far, also those no longer kept.
     pub fn total(&self) -> u64 {
         self.total
@@ -273,5 +279,7 @@ mod tests {
         }
         let epochs: Vec<Epoch> = epitaphs.iter().map(|epitaph| epitaph.epoch).collect();
         assert_eq!((epochs, epitaphs.total()), (vec![3, 4, 5], 5));
+        assert_eq!(epitaphs.latest_mut().map(|latest| latest.epoch), Some(5));
+        assert!(Epitaphs::<3>::new().latest_mut().is_none());
     }
 }

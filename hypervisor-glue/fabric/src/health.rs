@@ -150,7 +150,9 @@ impl Panic {
 
 impl core::fmt::Display for Panic {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "{} at {}:{}", self.message, self.file, self.line)
+        write!(f, "{}", self.message)?;
+        // Where only the text was left, it names the place itself.
+        if self.file.is_empty() { Ok(()) } else { write!(f, " at {}:{}", self.file, self.line) }
     }
 }
 

@@ -1,9 +1,11 @@
 //! Evidence first: what can still be read of a unit that failed, before anything is done about it.
 
-use abi::{Control, DomainInfo, Registers};
+use abi::{Access, Control, DomId, DomainInfo, Frame, PAGE_SIZE, Registers};
 use fabric::control::Rung;
 use fabric::epitaph::{self, Counters, Epitaph, Epitaphs, Reason};
+use fabric::health::{PANIC_TEXT_MAX, Panic};
 use fabric::log::LogReader;
+use fabric::text::Text;
 use fabric::{Part, SharedMemory};
 
 use crate::unit::Unit;
@@ -14,12 +16,22 @@ pub const KEPT: usize = 16;
 /// The epitaphs of this host.
 pub type Kept = Epitaphs<KEPT>;
 
+/// What the latest epitaph still lacks; it is kept as it is meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unfinished {
+    /// The unit, by its place in the system description.
+    pub unit: usize,
+    /// Where the unit says that the text of its failure lies in its own memory: address, length.
+    pub last_words: Option<(u64, usize)>,
+}
+
 /// The epitaph of a unit that failed, without its last lines. `info` is what Xen knows of its
-/// domain, if there is one.
+/// domain, if there is one, `registers` those of its vCPU, if they could be read.
 pub fn of<C: Control, F: SharedMemory + Copy>(
     xen: &C,
     unit: &Unit<F>,
     info: Option<&DomainInfo>,
+    registers: Option<&Registers>,
     reason: Reason,
     rung: Rung,
 ) -> Epitaph {
@@ -35,11 +47,31 @@ pub fn of<C: Control, F: SharedMemory + Copy>(
         epitaph.counters.taken = health.taken;
         epitaph.counters.progress = health.progress;
     }
-    if info.is_some() {
-        // A domain that cannot be read any more leaves an epitaph without registers.
-        epitaph.registers = xen.registers(unit.domid).ok().map(|registers| convert(&registers));
-    }
+    epitaph.registers = registers.map(convert);
     epitaph
+}
+
+/// The text at an address of a unit's memory, of which `frames` are the machine frames. The unit
+/// chose address and length: what lies outside is not read, what is no text is not shown.
+pub fn last_words<C: Control>(
+    xen: &C,
+    unit: DomId,
+    frames: &[Frame],
+    (address, len): (u64, usize),
+) -> Option<Panic> {
+    let mut text = [0; PANIC_TEXT_MAX];
+    let text = &mut text[..len.min(PANIC_TEXT_MAX)];
+    let mut done = 0;
+    while done < text.len() {
+        let at = usize::try_from(address).ok()?.checked_add(done)?;
+        let frame = *frames.get(at / PAGE_SIZE)?;
+        let (start, room) = (at % PAGE_SIZE, PAGE_SIZE - at % PAGE_SIZE);
+        let part = room.min(text.len() - done);
+        let page = xen.map_foreign(unit, &[frame], Access::ReadOnly).ok()?;
+        page.read(start, &mut text[done..done + part]);
+        done += part;
+    }
+    Some(Panic { message: Text::from_bytes(text), ..Panic::default() })
 }
 
 /// Adds the unit's last lines, as far as its next life has left them. That can wait until the unit

@@ -5,12 +5,11 @@
 use abi::{Control, DomId, Port, Virq, XenError};
 use fabric::SharedMemory;
 use fabric::domains::DomainState;
-use fabric::epitaph::Epitaph;
 use fabric::kick::Kick;
 use recovery::{Event, Supervisor};
 use service::ids;
 
-use crate::evidence::Kept;
+use crate::evidence::{Kept, Unfinished};
 use crate::report::{Note, Notes};
 use crate::slots::{Route, Routes, Slots};
 use crate::unit::Unit;
@@ -45,8 +44,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub tool: usize,
     /// What is known of each failure.
     pub epitaphs: &'a mut Kept,
-    /// The latest epitaph, while its last lines are not added, and its unit.
-    pub unfinished: Option<(usize, Epitaph)>,
+    /// What the latest epitaph lacks.
+    pub unfinished: Option<Unfinished>,
     /// The operator typed something.
     pub keyboard: bool,
     /// tool-uk has sent a request.

@@ -51,6 +51,11 @@ impl<'a> Jobs<'a> {
         &self.frames[unit]
     }
 
+    /// Machine frames of all units.
+    pub fn all_frames(&self) -> &Frames {
+        self.frames
+    }
+
     /// Starts what is wanted for a unit: its image restored in place (rung 2), or its domain
     /// destroyed, if there is one, and built again. Replaces a job that the unit has already.
     pub fn start<F: SharedMemory + Copy>(

@@ -67,6 +67,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
             }
             return Next::Hopeless;
         }
+        self.host.add_last_words(self.jobs.all_frames());
         self.start_jobs();
         self.arm_timer();
         let mut again = self.step_job();

@@ -10,7 +10,7 @@ use recovery::{Action, Actions, Event, Pause, Plan, Policy, Report, Run, Sample,
 
 use service::ids;
 
-use crate::evidence;
+use crate::evidence::{self, Unfinished};
 use crate::host::{Host, UNITS};
 use crate::jobs::{Failed, Frames};
 use crate::report::Note;
@@ -107,6 +107,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// Takes the units over from a former life of ours, as Xen and their pages show them. What was
     /// in the middle of a job is built again.
     pub fn find_units_again(&mut self, frames: &Frames) {
+        self.find_unfinished_again();
         let now_ns = self.xen.now_ns();
         for (index, frames) in frames.iter().enumerate() {
             let unit = &mut self.units[index];
@@ -242,19 +243,47 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         unit.open_incident(reason, now_ns);
         self.quiet_until_ns = now_ns + QUIET_NS;
         let info: Option<DomainInfo> = self.xen.domain_info(unit.domid).ok().flatten();
-        let epitaph = evidence::of(self.xen, unit, info.as_ref(), reason, rung);
-        // One that still waits for its lines goes without them.
-        if let Some((_, former)) = self.unfinished.replace((index, epitaph)) {
-            self.epitaphs.keep(former);
+        // A domain that cannot be read any more leaves an epitaph without registers.
+        let registers = info.and_then(|_| self.xen.registers(unit.domid).ok());
+        let epitaph = evidence::of(self.xen, unit, info.as_ref(), registers.as_ref(), reason, rung);
+        let last_words = registers.filter(|_| epitaph.panic.is_none());
+        let last_words = last_words.and_then(|registers| registers.last_words());
+        // Kept at once, so that a failure of our own does not lose it. One that still waits for
+        // its lines goes without them.
+        self.epitaphs.keep(epitaph);
+        self.unfinished = Some(Unfinished { unit: index, last_words });
+    }
+
+    /// Adds to the latest epitaph what the unit left in its own memory, of which `frames` are the
+    /// machine frames; to be called before a job gives that memory away.
+    pub fn add_last_words(&mut self, frames: &Frames) {
+        let Some(Unfinished { unit, last_words }) = &mut self.unfinished else { return };
+        let Some(place) = last_words.take() else { return };
+        let domid = self.units[*unit].domid;
+        let words = evidence::last_words(self.xen, domid, &frames[*unit], place);
+        if let Some(epitaph) = self.epitaphs.latest_mut() {
+            epitaph.panic = words;
         }
     }
 
     /// Completes the epitaph that a recovery left unfinished.
     pub fn finish_epitaph(&mut self) {
-        if let Some((index, mut epitaph)) = self.unfinished.take() {
-            evidence::add_lines(&mut epitaph, &self.units[index]);
-            self.epitaphs.keep(epitaph);
+        if let Some(Unfinished { unit, .. }) = self.unfinished.take()
+            && let Some(epitaph) = self.epitaphs.latest_mut()
+        {
+            evidence::add_lines(epitaph, &self.units[unit]);
         }
+    }
+
+    /// Takes up the epitaph that a former life of ours left without its lines.
+    fn find_unfinished_again(&mut self) {
+        let Some(latest) = self.epitaphs.latest_mut().filter(|latest| latest.line_count == 0)
+        else {
+            return;
+        };
+        let name = latest.unit.as_str();
+        let unit = self.units.iter().position(|unit| unit.config.name == name);
+        self.unfinished = unit.map(|unit| Unfinished { unit, last_words: None });
     }
 
     /// Rung 1, at once.

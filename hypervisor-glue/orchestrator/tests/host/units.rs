@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use abi::{DomId, ShutdownReason};
+use abi::{DomId, Registers, ShutdownReason};
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
 use fake_xen::{Call, Fault, Machine};
@@ -64,6 +64,56 @@ fn a_crash_leaves_an_epitaph_and_costs_one_microreset() {
         assert!(epitaph.registers.is_some());
     });
     assert_eq!(machine.calls(Call::CreateDomain), UNITS as u32, "nothing was built again");
+}
+
+#[test]
+fn what_a_unit_left_in_its_own_memory_is_kept_even_when_it_is_built_again() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    let text = b"panic at main.rs:7: no fabric";
+    world.boot(|host, services| {
+        let frames = host.jobs.frames(STORE).to_vec();
+        // It lies across the border of two pages.
+        let (before, behind) = text.split_at(5);
+        machine.write_page(STORE_DOMAIN, frames[2], 4096 - before.len(), before);
+        machine.write_page(STORE_DOMAIN, frames[3], 0, behind);
+        let mut registers = Registers { r12: Registers::LAST_WORDS, ..Registers::default() };
+        (registers.r13, registers.r14) = (3 * 4096 - before.len() as u64, text.len() as u64);
+        let mut fail = |registers| {
+            machine.run_to(STORE_DOMAIN, registers);
+            crash(&machine, STORE_DOMAIN);
+            for _ in 0..40 {
+                // The back-off between failures in a row.
+                wait(host, services, 1_000_000);
+            }
+            let latest = host.host.epitaphs.iter().last().unwrap();
+            (latest.rung, latest.panic.map(|panic| panic.to_string()))
+        };
+        let said = Some("panic at main.rs:7: no fabric".to_owned());
+        // Nobody reads where there is no memory.
+        let astray = Registers { r13: u64::MAX - 3, ..registers };
+        assert_eq!(fail(astray), (Rung::Microreset, None));
+        let climb = [(); 4].map(|()| fail(registers));
+        assert_eq!(climb[0], (Rung::Microreset, said.clone()));
+        assert_eq!(climb[3], (Rung::Rebuild, said));
+    });
+}
+
+#[test]
+fn an_epitaph_survives_a_failure_of_the_orchestrator() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        crash(&machine, STORE_DOMAIN);
+        settle_until(host, services, |host| host.host.unfinished.is_some());
+    });
+    world.recover(|host, services| {
+        wait(host, services, 1_000_000_000);
+        assert_eq!(host.host.unfinished, None);
+        let epitaphs: Vec<_> = host.host.epitaphs.iter().collect();
+        assert_eq!(epitaphs.len(), 1);
+        assert_eq!(epitaphs[0].unit.as_str(), "xenstore-uk");
+    });
 }
 
 #[test]
