@@ -41,6 +41,8 @@ pub struct Boot {
     pub module: Option<&'static str>,
     /// Whether the demonstration's faults are injected.
     pub has_faults: bool,
+    /// More words for the orchestrator's command line.
+    pub arguments: &'static [&'static str],
     /// In which ways it runs.
     pub ways: &'static [Way],
     /// What must come, in order.
@@ -69,13 +71,14 @@ pub const VIRTUAL: Way = Way { cpus: 1, clock: Clock::Virtual, name: "virtual-sm
 pub const REAL: Way = Way { cpus: 2, clock: Clock::Real, name: "real-smp2" };
 
 /// The boots. Those of another system come last: they replace the images that `build` left.
-pub const BOOTS: [Boot; 3] = [
+pub const BOOTS: [Boot; 4] = [
     Boot {
         name: "runtime-trials",
         initial: "glue-orchestrator",
         system: None,
         module: Some("glue-service"),
         has_faults: false,
+        arguments: &[],
         // It measures the runtime against limits of the virtual clock.
         ways: &[VIRTUAL],
         expect: &[],
@@ -88,6 +91,7 @@ pub const BOOTS: [Boot; 3] = [
         system: None,
         module: None,
         has_faults: true,
+        arguments: &[],
         ways: &[VIRTUAL, REAL],
         expect: &[
             Expect::Line("GUEST_READY up=*xenbus=yes"),
@@ -101,11 +105,29 @@ pub const BOOTS: [Boot; 3] = [
         patience_s: 400,
     },
     Boot {
+        name: "watchdog",
+        initial: "orchestrator",
+        system: None,
+        module: None,
+        has_faults: false,
+        // Its loop stands still once both services serve and a guest is being made.
+        arguments: &["watchdog=5", "panic=kinds:hang-spin;count:1;gap_us:1000;after:20"],
+        ways: &[REAL],
+        expect: &[
+            Expect::Line("tool-uk (d5) serves"),
+            Expect::Line("Hardware Dom0 shutdown: watchdog rebooting machine"),
+        ],
+        // The machine starts again, which ends the emulator.
+        end: End::With(Outcome::PoweredOff),
+        patience_s: 120,
+    },
+    Boot {
         name: "several-guests",
         initial: "orchestrator",
         system: Some("several"),
         module: None,
         has_faults: true,
+        arguments: &[],
         ways: &[VIRTUAL],
         expect: &[
             Expect::Lines(&[
@@ -181,6 +203,7 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     if boot.has_faults {
         machine.orchestrator_args.push(run::demonstration(SEED).word()?);
     }
+    machine.orchestrator_args.extend(boot.arguments.iter().map(|word| (*word).to_owned()));
     let patience = Duration::from_secs(boot.patience_s);
     let steps = u32::try_from(boot.expect.len()).unwrap_or(u32::MAX).saturating_add(1);
     let mut vm = Vm::start(&machine, patience.saturating_mul(steps))?;
