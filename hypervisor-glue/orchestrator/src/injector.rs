@@ -17,9 +17,9 @@ const MAX_AIM_NS: u64 = 25_000;
 const FIRST_STEP_NS: u64 = 2_000;
 /// The longest such step; a unit that slept through it has done its work.
 const LAST_STEP_NS: u64 = 1 << 20;
-/// Pieces of work between two faults, at least: the new life's own, and more than the parts that one
-/// request comes in. So somebody gets an answer in between, and each fault has a recovery of its
-/// own, however seldom the unit is asked.
+/// Pieces of work between two faults, at least: the new life's own, and more than the parts that
+/// one request comes in. So somebody gets an answer in between, and each fault has a recovery of
+/// its own, however seldom the unit is asked.
 const WORK_BETWEEN: u64 = 8;
 /// Kinds that one plan may name.
 const MAX_KINDS: usize = 16;

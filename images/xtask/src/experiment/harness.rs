@@ -134,7 +134,8 @@ impl Outcome {
         MUST_BE_ZERO.iter().all(|field| self.total(field) == Some(0))
     }
 
-    /// The faults as samples against `target`. The script cannot say which fault harmed it: the last one answers.
+    /// The faults as samples against `target`. The script cannot say which fault harmed it: the
+    /// last one answers.
     pub fn samples(&self, target: &str) -> Vec<Sample> {
         let sample = |fault: &Fault| Sample {
             kind: fault.kind.clone(),

@@ -36,9 +36,9 @@ const XEN_ARGS: &str = "console=com1 no-real-mode dom0_max_vcpus=1 dom0_vcpus_pi
 /// ends, and says only 0.19 ms later that the domain is dead.
 const QUIET_XEN: &str = "loglvl=error guest_loglvl=error";
 
-/// On the real clock the machine below takes CPU away that Xen counts as received by a unit, and the
-/// clocks of emulated CPUs drift apart by as much: 400 ms in one piece were seen with seven busy
-/// processes per core, so limits of 0.5 ms are stretched to 2 s.
+/// On the real clock the machine below takes CPU away that Xen counts as received by a unit, and
+/// the clocks of emulated CPUs drift apart by as much: 400 ms in one piece were seen with seven
+/// busy processes per core, so limits of 0.5 ms are stretched to 2 s.
 const REAL_PATIENCE: &str = "patience=4000";
 
 /// The same run each time: fixed date, fixed seed, one nanosecond per instruction, no sleeping.
