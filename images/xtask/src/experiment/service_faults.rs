@@ -215,7 +215,10 @@ mod tests {
         assert!(!holds(outcome(&KINDS, 300, 1), |_| ()), "a lost request");
         assert!(!holds(outcome(&KINDS, 299, 0), |_| ()), "a fault that never came");
         let mut late = perfect();
-        late.faults[1].detected = Some(60_000);
+        // A hundred samples and more are judged by their 99th percentile: one late one is allowed.
+        for fault in late.faults.iter_mut().filter(|fault| fault.kind == KINDS[1]).take(3) {
+            fault.detected = Some(fault.at + 60_000);
+        }
         assert!(!holds(late, |_| ()), "a late detection");
         let mut unrepaired = perfect();
         unrepaired.faults[4].repaired = None;
