@@ -11,6 +11,7 @@
 //! | `wire` | XenStore messages, strings, numbers, paths | what is parsed is written back |
 //! | `server` | two hostile clients' rings, around crashes | others' answers; counts; checksums |
 //! | `slots` | damaged slots and areas of the store | a right value or none |
+//! | `snapshot` | a state sent by another replica | it or the one before, also in the next life |
 //! | `pages` | control, health, domain, log pages; records | what was written, or an error |
 //! | `rings` | kick and message rings of a hostile peer | honest: nothing lost; hostile: bounded |
 //! | `archive` | archives, table sealed or not | entries inside, apart, in order |

@@ -75,4 +75,4 @@ macro_rules! replays {
     };
 }
 
-replays!(wire server slots pages rings archive elf api raft_messages raft_storage console);
+replays!(wire server slots snapshot pages rings archive elf api raft_messages raft_storage console);

@@ -10,6 +10,7 @@ mod raft_storage;
 mod rings;
 mod server;
 mod slots;
+mod snapshot;
 mod wire;
 
 /// One function of bytes that must not panic.
@@ -26,10 +27,11 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 12] = [
     wire::TARGET,
     server::TARGET,
     slots::TARGET,
+    snapshot::TARGET,
     pages::TARGET,
     rings::TARGET,
     archive::TARGET,

@@ -334,7 +334,7 @@ impl<M: SharedMemory> Scan<M> {
     /// Finds out which nodes the root reaches, and counts them. What it does not reach is dropped:
     /// subtrees whose removal was committed but not cleaned up, or whose root was lost to damage.
     fn link(&mut self) -> Linked {
-        let (first, next) = self.children_by_parent();
+        let (first, next) = children_by_parent(&self.nodes);
         let mut found = Owned::default();
         let (mut digest, mut left) = (0u64, 0);
         let mut reached = alloc::vec![false; self.nodes.len()];
@@ -363,22 +363,6 @@ impl<M: SharedMemory> Scan<M> {
         Linked { unloaded, found, digest }
     }
 
-    /// The first child of each record, and the next one of the same parent after each.
-    fn children_by_parent(&self) -> (Vec<u32>, Vec<u32>) {
-        let count = self.nodes.len();
-        let mut first = alloc::vec![NONE; count];
-        let mut next = alloc::vec![NONE; count];
-        for (record, node) in self.nodes.iter().enumerate() {
-            // The root's parent is 0, which no record has.
-            if node.parent != 0
-                && let Some(first) = first.get_mut(node.parent as usize)
-            {
-                next[record] = core::mem::replace(first, record as u32);
-            }
-        }
-        (first, next)
-    }
-
     /// Makes the root, so that there is a tree.
     fn make_root(&mut self, linked: Linked) -> LoadedNodes {
         let Linked { unloaded, mut found, mut digest } = linked;
@@ -403,6 +387,65 @@ struct Linked {
     unloaded: Unloaded,
     found: Owned,
     digest: u64,
+}
+
+impl<M: SharedMemory> SlotStore<M> {
+    /// Whether records from elsewhere make a store that fits here: each number once, none beyond
+    /// the slots, every node readable and reached by the root.
+    pub(crate) fn takes<'a>(&self, records: impl Iterator<Item = (u32, Kind, &'a [u8])>) -> bool {
+        let room = self.capacity as usize;
+        let (mut slots, mut count) = (0, 0);
+        let mut is_used = alloc::vec![false; room + 1];
+        let mut nodes = alloc::vec![NO_NODE; room + 1];
+        for (number, kind, content) in records {
+            slots += content.len().div_ceil(CONTENT_LEN).max(1);
+            let index = number as usize;
+            if number == 0 || index > room || is_used[index] || kind == Kind::Tombstone {
+                return false;
+            }
+            is_used[index] = true;
+            if kind == Kind::Node {
+                nodes[index] = light(content);
+                count += 1;
+            }
+        }
+        slots <= room && count > 0 && reached(&nodes) == count
+    }
+}
+
+/// How many nodes the root reaches; 0 without a root.
+fn reached(nodes: &[Light]) -> usize {
+    let root = ROOT_RECORD as usize;
+    if nodes[root].parent != 0 {
+        return 0;
+    }
+    let (first, next) = children_by_parent(nodes);
+    let mut waiting = Vec::from([ROOT_RECORD]);
+    let mut count = 0;
+    while let Some(record) = waiting.pop() {
+        count += 1;
+        let mut child = first[record as usize];
+        while child != NONE {
+            waiting.push(child);
+            child = next[child as usize];
+        }
+    }
+    count
+}
+
+/// The first child of each record, and the next one of the same parent after each.
+fn children_by_parent(nodes: &[Light]) -> (Vec<u32>, Vec<u32>) {
+    let mut first = alloc::vec![NONE; nodes.len()];
+    let mut next = alloc::vec![NONE; nodes.len()];
+    for (record, node) in nodes.iter().enumerate() {
+        // The root's parent is 0, which no record has.
+        if node.parent != 0
+            && let Some(first) = first.get_mut(node.parent as usize)
+        {
+            next[record] = core::mem::replace(first, record as u32);
+        }
+    }
+    (first, next)
 }
 
 /// What the scan keeps of a node's record with this content.

@@ -22,6 +22,8 @@ use crate::tree::{Descend, Tree};
 
 /// Nodes added to a snapshot at a time.
 const STEP_NODES: usize = 32;
+/// No store ever gets to so many commits: a number beyond is damage.
+const COMMITS_MAX: u64 = 1 << 62;
 /// In the place of a record's length: there are no more.
 const END: u32 = u32::MAX;
 
@@ -99,6 +101,10 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         M: Clone,
     {
         let (committed, records) = read_records(bytes).ok_or(RestoreError)?;
+        let parts = records.iter().map(|record| (record.number, record.kind, record.content));
+        if committed > COMMITS_MAX || !self.slots.takes(parts) {
+            return Err(RestoreError);
+        }
         let nodes = records.iter().filter(|record| record.kind == Kind::Node);
         let sums = nodes.map(|node| node.content.get(..NODE_HEAD_LEN));
         let mut found = sums.map(|head| Reader::new(head?).u64().map(spread));
