@@ -281,3 +281,22 @@ fn a_guest_that_stopped_while_nobody_looked_is_seen_by_the_next_life() {
     third.settle(&mut host);
     assert!(host.domains.is_empty(), "it is not created again");
 }
+
+#[test]
+fn a_kernel_that_is_none_fails_its_guest_and_no_other() {
+    for garbage in [vec![0x5a; 8192], vec![0; 64], Vec::new()] {
+        let mut host = Host::new();
+        host.archive.insert("garbage", garbage);
+        let specs = [Spec { kernel: "garbage", ..spec("bad") }, spec("good")];
+        let mut life = Life::new(&specs, options(1), &host);
+        life.settle(&mut host);
+        assert_eq!(host.running(), [17]);
+        assert!(life.saw("guest bad (d16) is not created: kernel: "));
+        // The next life leaves it at that.
+        host.die();
+        let mut life = Life::new(&specs, options(2), &host);
+        life.settle(&mut host);
+        assert_eq!(host.running(), [17]);
+        assert!(!life.saw("not created"));
+    }
+}

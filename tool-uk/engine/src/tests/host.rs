@@ -42,7 +42,7 @@ pub struct Host {
     pub journal: Option<Vec<u8>>,
     pub lose_replies: u32,
     pub conflicts: u32,
-    archive: BTreeMap<&'static str, Vec<u8>>,
+    pub archive: BTreeMap<&'static str, Vec<u8>>,
     nodes: BTreeMap<String, Node>,
     transactions: BTreeMap<u32, BTreeMap<String, Node>>,
     last_transaction: u32,
