@@ -202,13 +202,18 @@ pub struct Injector {
     injected: u32,
     aim: Aim,
     work_seen: u64,
+    /// Nobody hands the unit its work, as guests reach the network by themselves: any time is one
+    /// at which it may be at work.
+    is_self_driven: bool,
 }
 
 impl Injector {
     /// An injector for the plan; `gadgets` are those of the unit's image.
     pub fn new(plan: Plan, gadgets: Gadgets) -> Self {
         let random = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-        Self { plan, gadgets, random, injected: 0, aim: Aim::Waiting, work_seen: 0 }
+        let net = system::SYSTEM.with_role(system::Role::Net);
+        let is_self_driven = net.is_some_and(|net| system::SYSTEM.units[net].domid == plan.unit.0);
+        Self { plan, gadgets, random, injected: 0, aim: Aim::Waiting, work_seen: 0, is_self_driven }
     }
 
     /// The unit it breaks.
@@ -220,6 +225,7 @@ impl Injector {
     pub fn due_ns(&self) -> Option<u64> {
         match self.aim {
             Aim::Firing { at_ns, .. } => Some(at_ns),
+            Aim::Armed { from_ns, .. } if self.is_self_driven => Some(from_ns),
             Aim::Waiting | Aim::Armed { .. } | Aim::Done => None,
         }
     }
@@ -236,12 +242,12 @@ impl Injector {
         frames: &[Frame],
     ) -> Result<Option<Injected>, XenError> {
         let now_ns = xen.now_ns();
-        let new_work = work != self.work_seen;
+        let new_work = self.is_self_driven || work != self.work_seen;
         self.work_seen = work;
         match self.aim {
             Aim::Waiting if work >= self.plan.after => self.arm(now_ns, work),
             Aim::Armed { from_ns, from_work }
-                if new_work && now_ns >= from_ns && work >= from_work =>
+                if new_work && now_ns >= from_ns && (work >= from_work || self.is_self_driven) =>
             {
                 let at_ns = now_ns + self.random_below(MAX_AIM_NS);
                 self.aim = Aim::Firing { at_ns, step_ns: FIRST_STEP_NS };

@@ -46,8 +46,10 @@ impl<T> Survivor<T> {
 
     /// Puts the state in; whatever was there before is dropped, or forgotten if not trusted.
     pub fn put(&'static self, state: T) {
-        assert!(!self.borrowed.get(), "state replaced while in use");
         let former = self.present();
+        // A borrow of what is not present is that of a life that has ended.
+        assert!(!(former && self.borrowed.get()), "state replaced while in use");
+        self.borrowed.set(false);
         changing(|| {
             // SAFETY: Nobody borrows the state (checked). A former state that is not of this
             // generation is overwritten without being looked at.
@@ -151,6 +153,14 @@ impl Drop for Guard {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_life_that_ended_inside_a_change_borrows_nothing_from_the_next() {
+        static PLACE: Survivor<u32> = Survivor::new();
+        PLACE.borrowed.set(true);
+        PLACE.put(7);
+        assert_eq!(PLACE.read(|state| *state), 7);
+    }
 
     #[test]
     fn state_is_there_until_the_heap_starts_afresh() {

@@ -25,7 +25,12 @@ pub struct Plan {
 impl Plan {
     /// The word that asks for these faults in the XenStore.
     pub fn word(&self) -> Result<String> {
-        let unit = SYSTEM.with_role(Role::XenStore).context("the description has no XenStore")?;
+        self.word_for(Role::XenStore)
+    }
+
+    /// The word that asks for these faults in the unit with this role.
+    pub fn word_for(&self, role: Role) -> Result<String> {
+        let unit = SYSTEM.with_role(role).with_context(|| format!("no unit is a {role:?}"))?;
         let Plan { kinds, count, seed, gap_us, after } = self;
         Ok(format!(
             "inject=unit:{};kinds:{};count:{count};seed:{seed};gap_us:{gap_us};after:{after}",

@@ -1,5 +1,5 @@
-//! `xsload`: drives a XenStore server through the guest's `/dev/xen/xenbus` (or a Unix socket) and
-//! checks every answer.
+//! `xsload`: drives a XenStore server through the guest's `/dev/xen/xenbus` (or a Unix socket), or
+//! an echo server through its network interface, and checks every answer.
 #![forbid(unsafe_code)]
 
 mod bench;
@@ -7,6 +7,7 @@ mod client;
 mod demo;
 mod latency;
 mod model;
+mod net;
 mod options;
 mod random;
 mod script;
@@ -38,6 +39,12 @@ const EXIT_UNUSABLE: u8 = 2;
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
     let verb = words.first().map_or("", String::as_str);
+    if verb == "net" {
+        return match net::Options::parse(words.get(1..).unwrap_or_default()) {
+            Ok(options) => exit(net::run(&options)),
+            Err(text) => usage(&text),
+        };
+    }
     let options = match Options::parse(words.get(1..).unwrap_or_default()) {
         Ok(options) => options,
         Err(text) => return usage(&text),
@@ -48,6 +55,10 @@ fn main() -> ExitCode {
         "bench" => bench::run(&options),
         _ => return usage(&format!("{verb:?} is not a verb")),
     };
+    exit(result)
+}
+
+fn exit(result: io::Result<bool>) -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(EXIT_FAULTY),

@@ -12,7 +12,8 @@ usage: xsload demo   [--seconds S] [--device PATH | --socket PATH]
                      [--forgive-doomed 0|1] [--windows 0|1]
                      [--device PATH | --socket PATH]
        xsload bench  [--operation read|write|transaction] [--requests N] [--base PATH]
-                     [--device PATH | --socket PATH]";
+                     [--device PATH | --socket PATH]
+       xsload net    SERVER:PORT GATEWAY SECONDS";
 
 /// The guest kernel's XenStore device.
 const DEVICE: &str = "/dev/xen/xenbus";

@@ -105,12 +105,14 @@ impl Boot<'_> {
     }
 }
 
-fn recoveries(records: &[Record]) -> u64 {
+/// Recoveries of any unit, of the orchestrator too.
+pub fn recoveries(records: &[Record]) -> u64 {
     let own = records.iter().filter(|r| r.source.is_empty());
     own.filter(|r| r.is("recovered") || r.is("self-recovered")).count() as u64
 }
 
-fn counts(record: &Record) -> Vec<(String, u64)> {
+/// The numbers of a record.
+pub fn counts(record: &Record) -> Vec<(String, u64)> {
     let fields = record.value.as_object().into_iter().flatten();
     fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
 }

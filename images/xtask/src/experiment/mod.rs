@@ -5,6 +5,7 @@ mod corrupt_random;
 mod false_alarms;
 mod harness;
 mod hostile_guests;
+mod net_faults;
 mod orchestrator_faults;
 mod service_faults;
 
@@ -39,7 +40,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 5] = [
+const EXPERIMENTS: [Experiment; 6] = [
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
@@ -63,6 +64,12 @@ const EXPERIMENTS: [Experiment; 5] = [
         about: "panics and traps in the orchestrator: services and guests stay untouched",
         runs: 60,
         run: orchestrator_faults::run,
+    },
+    Experiment {
+        name: net_faults::NAME,
+        about: "crashes and hangs of net-uk while a guest's TCP stream and pings go through it",
+        runs: 60,
+        run: net_faults::run,
     },
     Experiment {
         name: hostile_guests::NAME,

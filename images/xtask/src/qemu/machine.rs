@@ -65,6 +65,11 @@ const COMMON_ARGS: [&str; 16] = [
     "isa-debug-exit,iobase=0xf4,iosize=1",
 ];
 
+/// Where a server outside sends everything back.
+pub const ECHO: &str = "10.0.2.100:7";
+/// Who answers pings there.
+pub const GATEWAY: &str = "10.0.2.2";
+
 /// The NIC of a machine; behind it QEMU answers for a network of its own (10.0.2.0/24, gateway
 /// 10.0.2.2), from which nothing leads to anywhere else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -81,16 +86,17 @@ pub enum Nic {
 }
 
 impl Nic {
-    /// QEMU's words for it.
-    fn arguments(self) -> Vec<String> {
+    /// QEMU's words for it; with an echo server at [`ECHO`] behind it, if wanted.
+    fn arguments(self, has_echo: bool) -> Vec<String> {
         let device = match self {
             Self::E1000e => "e1000e",
             Self::VirtioNet => "virtio-net-pci,disable-legacy=on",
             Self::None => return Vec::new(),
         };
-        let words = ["-netdev", "user,id=outside,restrict=on", "-device"];
+        let echo = if has_echo { format!(",guestfwd=tcp:{ECHO}-cmd:cat") } else { String::new() };
+        let network = format!("user,id=outside,restrict=on{echo}");
         let device = format!("{device},netdev=outside");
-        words.into_iter().map(str::to_owned).chain([device]).collect()
+        vec!["-netdev".into(), network, "-device".into(), device]
     }
 }
 
@@ -115,6 +121,8 @@ pub struct Machine {
     pub clock: Clock,
     /// The NIC.
     pub nic: Nic,
+    /// Whether a server behind the NIC sends everything back.
+    pub has_echo: bool,
     /// A TCP port on the loopback interface where a debugger may attach.
     pub gdb_port: Option<u16>,
     /// More words for QEMU's command line.
@@ -139,6 +147,7 @@ impl Machine {
             cpus: 1,
             clock,
             nic: Nic::E1000e,
+            has_echo: false,
             gdb_port: None,
             qemu_args: Vec::new(),
             log: paths::logs().join(format!("{name}.log")),
@@ -156,7 +165,7 @@ impl Machine {
         if let Some(port) = self.gdb_port {
             add(&["-gdb", &format!("tcp:127.0.0.1:{port}")]);
         }
-        for word in self.nic.arguments() {
+        for word in self.nic.arguments(self.has_echo) {
             add(&[&word]);
         }
         add(&["-append", &self.xen_command_line()]);

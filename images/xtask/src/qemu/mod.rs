@@ -7,5 +7,5 @@ pub mod vm;
 
 pub use console::{Line, Pattern, Record};
 pub use exit::Outcome;
-pub use machine::{Clock, Machine, Nic};
+pub use machine::{Clock, ECHO, GATEWAY, Machine, Nic};
 pub use vm::Vm;
