@@ -28,7 +28,7 @@ const SEEDS: u64 = 4;
 const REQUESTS: &str = "3000";
 
 /// A running server; dropping it ends it.
-struct Server {
+pub struct Server {
     process: Child,
     socket: PathBuf,
 }
@@ -42,19 +42,28 @@ impl Drop for Server {
     }
 }
 
-/// Runs the scripts; the last line of each must say that all was right.
-pub fn run() -> Result<String> {
+/// Builds server and client.
+pub fn build() -> Result<()> {
     Tool::new("cargo")
         .args(["build", "--release", "--package", "xenstore-hosted", "--package", "workloads"])
         .named("build-hosted")
         .limit(COMPILE_LIMIT)
-        .run()?;
-    let release = paths::target().join("release");
+        .run()
+}
+
+/// The client's program.
+pub fn client() -> PathBuf {
+    paths::target().join("release/xsload")
+}
+
+/// Runs the scripts; the last line of each must say that all was right.
+pub fn run() -> Result<String> {
+    build()?;
     let socket = std::env::temp_dir().join(format!("ppvmm-xenstore-{}", std::process::id()));
-    let server = start(&release.join("xenstore-hosted"), &socket)?;
+    let server = start(&socket, &["--restart-every".into(), RESTART_EVERY.into()])?;
     for seed in 1..=SEEDS {
         let seed = seed.to_string();
-        Tool::new(release.join("xsload"))
+        Tool::new(client())
             .args(["script", "--requests", REQUESTS, "--clients", "2", "--forgive-doomed", "1"])
             .args(["--seed", &seed, "--socket"])
             .arg(&socket)
@@ -68,13 +77,15 @@ pub fn run() -> Result<String> {
 }
 
 /// Starts the server and waits for its socket, which appears when it listens.
-fn start(program: &Path, socket: &Path) -> Result<Server> {
-    let process = Command::new(program)
+pub fn start(socket: &Path, arguments: &[String]) -> Result<Server> {
+    let program = paths::target().join("release/xenstore-hosted");
+    let process = Command::new(&program)
         .arg("--socket")
         .arg(socket)
-        .args(["--restart-every", RESTART_EVERY])
+        .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .stderr(Stdio::null())
         .spawn()
         .with_context(|| format!("start {}", program.display()))?;
     let server = Server { process, socket: socket.to_owned() };

@@ -11,6 +11,7 @@ mod net;
 mod options;
 mod random;
 mod script;
+mod stream;
 mod tally;
 mod transaction;
 mod watchdog;
@@ -53,6 +54,7 @@ fn main() -> ExitCode {
         "demo" => demo::run(&options),
         "script" => script(&options),
         "bench" => bench::run(&options),
+        "stream" => stream::run(&options),
         _ => return usage(&format!("{verb:?} is not a verb")),
     };
     exit(result)

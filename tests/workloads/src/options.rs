@@ -13,7 +13,9 @@ usage: xsload demo   [--seconds S] [--device PATH | --socket PATH]
                      [--device PATH | --socket PATH]
        xsload bench  [--operation read|write|transaction] [--requests N] [--base PATH]
                      [--device PATH | --socket PATH]
-       xsload net    SERVER:PORT GATEWAY SECONDS";
+       xsload net    SERVER:PORT GATEWAY SECONDS
+       xsload stream --party K --parties N --requests N [--seed N]
+                     [--device PATH | --socket PATH]";
 
 /// The guest kernel's XenStore device.
 const DEVICE: &str = "/dev/xen/xenbus";
@@ -45,6 +47,10 @@ pub struct Options {
     pub base: String,
     /// What `bench` measures.
     pub operation: String,
+    /// Which party of a stream this is.
+    pub party: usize,
+    /// Parties of a stream.
+    pub parties: usize,
     /// The server.
     pub server: Server,
 }
@@ -65,6 +71,8 @@ impl Options {
             windows: false,
             base: "data/xsload".into(),
             operation: "write".into(),
+            party: 0,
+            parties: 1,
             server: Server::Device(DEVICE.into()),
         };
         let mut rest = words.iter();
@@ -89,6 +97,8 @@ impl Options {
             "--forgive-doomed" => self.forgives_doomed = number()? > 0,
             "--windows" => self.windows = number()? > 0,
             "--base" => self.base = value.trim_end_matches('/').to_owned(),
+            "--party" => self.party = number()? as usize,
+            "--parties" => self.parties = number()?.clamp(1, 16) as usize,
             "--operation" => self.operation = value.to_owned(),
             "--device" => self.server = Server::Device(value.to_owned()),
             "--socket" => self.server = Server::Socket(value.to_owned()),

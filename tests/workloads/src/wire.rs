@@ -35,6 +35,8 @@ pub enum Op {
     Mkdir = 12,
     /// Remove a node and all below it.
     Rm = 13,
+    /// Set permissions.
+    SetPerms = 14,
 }
 
 /// The server tells of a change.

@@ -5,14 +5,14 @@ use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 
 /// What happens at the sockets.
 pub enum Event {
-    /// A client connected.
-    Opened(u64, Outlet),
+    /// A client of this domain connected.
+    Opened(u64, u16, Outlet),
     /// A client sent bytes.
     Received(u64, Vec<u8>),
     /// A client has taken what it was sent.
@@ -50,11 +50,14 @@ impl Outlet {
     }
 }
 
-/// Listens on a socket and reports what happens there.
+/// Numbers of connections, unique over all sockets.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// Listens on the socket of a domain and reports what happens there.
 ///
 /// Binding makes the file, but only listening makes it answer. The socket gets its name when it
 /// listens, so that whoever sees the file can connect.
-pub fn listen(path: &Path, inbox: Sender<Event>) -> std::io::Result<()> {
+pub fn listen(path: &Path, domid: u16, inbox: Sender<Event>) -> std::io::Result<()> {
     let mut nascent = path.as_os_str().to_owned();
     nascent.push(format!(".{}", std::process::id()));
     // A file of that name is left from a process that is gone.
@@ -65,8 +68,8 @@ pub fn listen(path: &Path, inbox: Sender<Event>) -> std::io::Result<()> {
     let listener = UnixListener::bind(&nascent)?;
     std::fs::rename(&nascent, path)?;
     thread::spawn(move || {
-        for (number, stream) in listener.incoming().enumerate() {
-            match stream.and_then(|stream| connect(number as u64, stream, &inbox)) {
+        for stream in listener.incoming() {
+            match stream.and_then(|stream| connect(domid, stream, &inbox)) {
                 Ok(()) => {}
                 Err(error) => eprintln!("cannot serve a client: {error}"),
             }
@@ -75,12 +78,13 @@ pub fn listen(path: &Path, inbox: Sender<Event>) -> std::io::Result<()> {
     Ok(())
 }
 
-fn connect(number: u64, stream: UnixStream, inbox: &Sender<Event>) -> std::io::Result<()> {
+fn connect(domid: u16, stream: UnixStream, inbox: &Sender<Event>) -> std::io::Result<()> {
+    let number = CONNECTIONS.fetch_add(1, Ordering::Relaxed);
     let (sender, receiver) = mpsc::channel();
     let waiting = Arc::new(AtomicUsize::new(0));
     let outlet = Outlet { bytes: sender, waiting: waiting.clone(), stream: stream.try_clone()? };
     let reader = stream.try_clone()?;
-    let _ = inbox.send(Event::Opened(number, outlet));
+    let _ = inbox.send(Event::Opened(number, domid, outlet));
     let reports = inbox.clone();
     thread::spawn(move || read(number, reader, &reports));
     let reports = inbox.clone();

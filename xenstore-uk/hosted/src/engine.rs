@@ -20,8 +20,8 @@ pub struct Options {
     pub restart_every: u64,
 }
 
-/// Sockets belong to this domain, as those of a classic host's dom0.
-const SOCKET_DOMID: u16 = 0;
+/// The domain of the sockets of a classic host: its dom0, which may do everything.
+pub const PRIVILEGED: u16 = 0;
 
 struct Client {
     outlet: Option<Outlet>,
@@ -47,7 +47,7 @@ struct Engine {
 /// Serves until the listener is gone.
 pub fn run(options: &Options, events: &Receiver<Event>) {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let config = Config::new(since_epoch.as_nanos() as u64, &[SOCKET_DOMID], options.clients);
+    let config = Config::new(since_epoch.as_nanos() as u64, &[PRIVILEGED], options.clients);
     let slots = HeapMemory::new(options.slots_len);
     let areas = HeapMemory::new(options.clients * AREA_LEN);
     let (server, _) = Server::start(&config, slots.clone(), areas.clone());
@@ -90,7 +90,7 @@ impl Engine {
 
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Opened(socket, outlet) => match self.server.open_another(SOCKET_DOMID) {
+            Event::Opened(socket, domid, outlet) => match self.server.open_another(domid) {
                 Some(client) => {
                     let page = HeapMemory::new(4096);
                     let ring = Ring::Page(page.clone());

@@ -4,6 +4,7 @@
 //! ```text
 //! xenstore-hosted --socket /tmp/xs &
 //! XENSTORED_PATH=/tmp/xs xenstore-ls
+//! xenstore-hosted --socket /tmp/xs --domain 7=/tmp/xs7     # a guest's view at /tmp/xs7
 //! ```
 #![forbid(unsafe_code)]
 
@@ -22,6 +23,9 @@ struct Arguments {
     /// Path of the socket; a file that is there is replaced. It appears when the server listens.
     #[arg(long)]
     socket: PathBuf,
+    /// A further socket, whose clients are of this domain (may be given again).
+    #[arg(long, value_name = "DOMID=PATH", value_parser = domain)]
+    domain: Vec<(u16, PathBuf)>,
     /// Most connections at once.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -34,12 +38,22 @@ struct Arguments {
     restart_every: u64,
 }
 
+fn domain(text: &str) -> Result<(u16, PathBuf), String> {
+    let (domid, path) = text.split_once('=').ok_or("write DOMID=PATH")?;
+    Ok((domid.parse().map_err(|_| format!("{domid:?} is no domain id"))?, path.into()))
+}
+
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let (inbox, events) = mpsc::channel();
-    bridge::listen(&arguments.socket, inbox)
-        .with_context(|| format!("cannot listen on {}", arguments.socket.display()))?;
-    println!("listening on {}", arguments.socket.display());
+    // The privileged socket comes last: who sees it may use all of them.
+    let domains = arguments.domain.into_iter();
+    for (domid, path) in domains.chain([(engine::PRIVILEGED, arguments.socket)]) {
+        bridge::listen(&path, domid, inbox.clone())
+            .with_context(|| format!("cannot listen on {}", path.display()))?;
+        println!("listening on {} for domain {domid}", path.display());
+    }
+    drop(inbox);
     engine::run(
         &engine::Options {
             clients: arguments.clients,

@@ -96,19 +96,26 @@ impl Guest {
     }
 }
 
-/// Gives `setup` these guests, their file system, and a program that runs one after the other as
-/// soon as dom0 is up: nothing is typed, so on the virtual clock every run is the same.
-pub fn install(setup: Setup, guests: &[Guest]) -> Result<Setup> {
+/// Gives `setup` these guests and their file system: `xl create /root/NAME.cfg` starts one.
+pub fn configure(setup: Setup, guests: &[Guest]) -> Result<Setup> {
     let ramdisk = fs::read(paths::guest_initramfs())
         .context("the guests' file system is missing: run cargo xtask build")?;
     let mut setup = setup.with(RAMDISK, ramdisk);
-    let mut program = String::from("#!/bin/sh\n");
     for guest in guests {
         setup = setup.with(&format!("root/{}.cfg", guest.name), guest.configuration()?);
+    }
+    Ok(setup)
+}
+
+/// As [`configure`], with a program that runs one guest after the other as soon as dom0 is up:
+/// nothing is typed, so on the virtual clock every run is the same.
+pub fn install(setup: Setup, guests: &[Guest]) -> Result<Setup> {
+    let mut program = String::from("#!/bin/sh\n");
+    for guest in guests {
         program.push_str(&guest.command());
         program.push_str(" || exit 1\n");
     }
-    Ok(setup.with_program("root/autorun", program))
+    Ok(configure(setup, guests)?.with_program("root/autorun", program))
 }
 
 /// Boots the host, runs the guests one after the other and gives all that they wrote.

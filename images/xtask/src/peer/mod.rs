@@ -1,6 +1,7 @@
 //! `cargo xtask peer`: the classic Xen host (Debian Linux as dom0, xl, C xenstored) that PpVMM is
 //! compared with, and our unikernels as ordinary guests on it.
 
+pub mod differential;
 pub mod drive;
 pub mod guest;
 pub mod host;
@@ -35,6 +36,13 @@ pub struct Options {
     /// What the guest does (see images/guest/init); it may be given again, for one guest each.
     #[arg(long, value_name = "WORK", default_value = "run:xsload,bench")]
     pub work: Vec<String>,
+    /// Give this many requests of a seeded stream to the host's XenStore, by dom0 and two guests,
+    /// and to ours; compare every answer and event.
+    #[arg(long, value_name = "REQUESTS", conflicts_with_all = ["xl", "run", "guest"])]
+    pub differential: Option<u64>,
+    /// Seed of the stream.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
     /// The XenStore that the host runs.
     #[arg(long, value_name = "STORE", default_value = "c")]
     pub store: drive::Store,
@@ -80,6 +88,9 @@ pub fn run(options: &Options) -> Result<()> {
     let mut setup = drive::Setup::new("run", clock);
     setup.store = options.store;
     setup.xen_args.clone_from(&options.xen_append);
+    if let Some(requests) = options.differential {
+        return differential::run(&steps, &host, setup, options.seed, requests);
+    }
     if let Some(kind) = options.guest {
         return guests(&steps, &host, setup, kind, &options.work);
     }
