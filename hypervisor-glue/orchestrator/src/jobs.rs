@@ -2,7 +2,7 @@
 //! done in steps of some tens of microseconds, and between any two the host looks at its events.
 
 use abi::{Control, Frame, XenError};
-use builder::pv::{Build, Built, Limits, MAX_PAGES, Progress, Restore};
+use builder::pv::{Build, Built, Limits, MAX_PAGES, Pages, Progress, Restore};
 use fabric::control::Rung;
 use fabric::{Epoch, SharedMemory};
 
@@ -33,17 +33,20 @@ enum Job {
 
 /// The jobs of all units.
 #[derive(Debug)]
-pub struct Jobs<'a> {
+pub struct Jobs<'a, M> {
     frames: &'a mut Frames,
+    /// What stays mapped of each unit's image, so that a microreboot only copies.
+    pages: [Pages<M>; UNITS],
     by_unit: [Option<Job>; UNITS],
     lives: [Epoch; UNITS],
     next: usize,
 }
 
-impl<'a> Jobs<'a> {
+impl<'a, M: SharedMemory> Jobs<'a, M> {
     /// No jobs; `frames` are filled by builds.
     pub fn new(frames: &'a mut Frames) -> Self {
-        Self { frames, by_unit: [None; UNITS], lives: [0; UNITS], next: 0 }
+        let pages = [const { Pages::new() }; UNITS];
+        Self { frames, pages, by_unit: [None; UNITS], lives: [0; UNITS], next: 0 }
     }
 
     /// The machine frames of a unit's domain.
@@ -82,7 +85,7 @@ impl<'a> Jobs<'a> {
     ///
     /// # Errors
     /// The unit, what was tried, and Xen's answer.
-    pub fn step<C: Control, F: SharedMemory + Copy>(
+    pub fn step<C: Control<Mapping = M>, F: SharedMemory + Copy>(
         &mut self,
         host: &mut Host<'_, C, F>,
     ) -> Result<(), Failed> {
@@ -96,15 +99,18 @@ impl<'a> Jobs<'a> {
         let Some(job) = self.by_unit[unit].take() else { return Ok(()) };
         let next = match job {
             Job::Restore(restore) => self.step_restore(host, unit, restore),
-            Job::Destroy(rung) => destroy(host, unit, rung),
+            Job::Destroy(rung) => {
+                self.pages[unit].clear();
+                destroy(host, unit, rung)
+            }
             Job::Build(build, rung) => self.step_build(host, unit, build, rung),
         }?;
         self.by_unit[unit] = next;
         Ok(())
     }
 
-    fn step_restore<C: Control, F: SharedMemory + Copy>(
-        &self,
+    fn step_restore<C: Control<Mapping = M>, F: SharedMemory + Copy>(
+        &mut self,
         host: &mut Host<'_, C, F>,
         index: usize,
         mut restore: Restore,
@@ -112,7 +118,7 @@ impl<'a> Jobs<'a> {
         let unit = &mut host.units[index];
         let failed = |error| Failed { unit: index, what: "restore", error };
         let done = restore
-            .step(&unit.plan, &self.frames[index], host.xen)
+            .step(&unit.plan, &self.frames[index], &mut self.pages[index], host.xen)
             .map_err(|error| failed(error.error))?;
         if !done {
             return Ok(Some(Job::Restore(restore)));
@@ -124,7 +130,7 @@ impl<'a> Jobs<'a> {
         Ok(None)
     }
 
-    fn step_build<C: Control, F: SharedMemory + Copy>(
+    fn step_build<C: Control<Mapping = M>, F: SharedMemory + Copy>(
         &mut self,
         host: &mut Host<'_, C, F>,
         index: usize,
@@ -135,7 +141,7 @@ impl<'a> Jobs<'a> {
         let plan = host.units[index].plan;
         let xen = host.xen;
         let progress = build
-            .step(&plan, &mut self.frames[index], xen, &mut || host.poll())
+            .step(&plan, &mut self.frames[index], &mut self.pages[index], xen, &mut || host.poll())
             .map_err(|error| failed(error.error))?;
         if host.units[index].port.is_none() {
             let port = host.units[index].connect(xen).map_err(failed)?;

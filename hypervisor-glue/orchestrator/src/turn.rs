@@ -39,7 +39,7 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     /// Units, slots, relay.
     pub host: Host<'a, C, F>,
     /// Longer work on units.
-    pub jobs: Jobs<'a>,
+    pub jobs: Jobs<'a, C::Mapping>,
     /// Work for tool-uk.
     pub operations: Operations<'a, F>,
     /// What services and guests have to say.

@@ -21,7 +21,7 @@ mod build;
 mod plan;
 mod tables;
 
-pub use build::{Build, BuildError, Built, Limits, Progress, Restore, Stage};
+pub use build::{Build, BuildError, Built, Limits, Pages, Progress, Restore, Stage};
 pub use plan::{Plan, PlanError};
 pub use tables::Layout;
 

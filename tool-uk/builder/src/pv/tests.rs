@@ -11,9 +11,20 @@ use crate::testing::{FakeXen, GARBAGE, SHARED_INFO, service_image};
 const LIMITS: Limits = Limits { max_port: 1023, grant_frames: 4, maptrack_frames: 4 };
 
 fn build(xen: &FakeXen, plan: &Plan<'_>, frames: &mut [Frame]) -> Result<Built, BuildError> {
+    build_keeping(xen, plan, frames, &mut Pages::new())
+}
+
+type FakePages = Pages<<FakeXen as abi::Xen>::Mapping>;
+
+fn build_keeping(
+    xen: &FakeXen,
+    plan: &Plan<'_>,
+    frames: &mut [Frame],
+    pages: &mut FakePages,
+) -> Result<Built, BuildError> {
     let mut build = Build::new(DomId(7), LIMITS);
     for _ in 0..10_000 {
-        if let Progress::Done(built) = build.step(plan, frames, xen, &mut || {})? {
+        if let Progress::Done(built) = build.step(plan, frames, pages, xen, &mut || {})? {
             return Ok(built);
         }
     }
@@ -138,10 +149,20 @@ fn every_refusal_ends_the_build_and_names_its_stage() {
 
 #[test]
 fn restore_repairs_image_and_start_info_and_leaves_the_rest() {
+    restore_repairs(true);
+    restore_repairs(false);
+}
+
+/// With the pages still mapped since the build, or mapped again.
+fn restore_repairs(is_mapped: bool) {
     let (xen, file) = (FakeXen::default(), service_image());
     let plan = Plan::new(&file, 600, b"unit=3").unwrap();
     let mut frames = [Frame(0); 600];
-    let built = build(&xen, &plan, &mut frames).unwrap();
+    let mut pages = Pages::new();
+    let built = build_keeping(&xen, &plan, &mut frames, &mut pages).unwrap();
+    if !is_mapped {
+        pages.clear();
+    }
     let content = |page: usize| {
         let mut bytes = [0; 4096];
         xen.memory.borrow()[&frames[page].0].read(0, &mut bytes);
@@ -153,7 +174,7 @@ fn restore_repairs_image_and_start_info_and_leaves_the_rest() {
         xen.memory.borrow()[&frame.0].fill(0, 4096, GARBAGE + 1);
     }
     let mut restore = Restore::new(DomId(7), built.shared_info);
-    while !restore.step(&plan, &frames, &xen).unwrap() {}
+    while !restore.step(&plan, &frames, &mut pages, &xen).unwrap() {}
     let filled = plan.filled_pages();
     for (page, old) in before.iter().enumerate() {
         let now = content(page);

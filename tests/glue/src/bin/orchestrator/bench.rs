@@ -5,7 +5,7 @@ use alloc::format;
 use alloc::vec;
 
 use abi::{Access, Control, DomId, DomainState, Frame, GrantRef, PAGE_SIZE, Port, Virq, Xen};
-use builder::pv::{Build, Built, Limits, Plan, Progress, Restore};
+use builder::pv::{Build, Built, Limits, Pages, Plan, Progress, Restore};
 use fabric::SharedMemory;
 use glue_test::{FIRST_REFERENCE, PAGES, SERVICE, answer, question};
 use runtime::{Boot, FabricMemory, Hypervisor};
@@ -21,6 +21,7 @@ pub struct Bench {
     pub fabric: FabricMemory,
     plan: Plan<'static>,
     frames: Box<[Frame]>,
+    pages: Pages<<Hypervisor as abi::Xen>::Mapping>,
     built: Option<Built>,
     pub doorbell: Port,
     timer: Port,
@@ -42,6 +43,7 @@ impl Bench {
             fabric: xen.fabric(),
             plan: Plan::new(boot.archive(), SERVICE_PAGES, line.as_bytes()).expect("a good image"),
             frames: vec![Frame(0); SERVICE_PAGES as usize].into_boxed_slice(),
+            pages: Pages::new(),
             built: None,
             doorbell,
             timer: xen.bind_virq(Virq::Timer).expect("the timer"),
@@ -59,7 +61,7 @@ impl Bench {
         let limits = Limits { max_port: 63, grant_frames: 4, maptrack_frames: 16 };
         let mut build = Build::new(self.service(), limits);
         loop {
-            match build.step(&self.plan, &mut self.frames, &self.xen, &mut || ()) {
+            match build.step(&self.plan, &mut self.frames, &mut self.pages, &self.xen, &mut || ()) {
                 Ok(Progress::Working(_)) => {}
                 Ok(Progress::Done(built)) => {
                     self.built = Some(built);
@@ -87,7 +89,8 @@ impl Bench {
         let built = self.built.expect("it was built");
         if rung == 2 {
             let mut restore = Restore::new(service, built.shared_info);
-            while !restore.step(&self.plan, &self.frames, &xen).expect("restores") {}
+            let (frames, pages) = (&self.frames, &mut self.pages);
+            while !restore.step(&self.plan, frames, pages, &xen).expect("restores") {}
         }
         xen.reset_vcpu(service).expect("it is paused");
         xen.enter_pv(service, &abi::PvEntry { rung, ..built.entry }).expect("it is paused");
