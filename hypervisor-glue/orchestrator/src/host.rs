@@ -23,6 +23,10 @@ const MAX_EVENTS_PER_POLL: usize = 64;
 /// The greatest share that Xen's scheduler knows. The orchestrator works microseconds at a time;
 /// with the default it would often run only when the unit it watches has gone to sleep.
 pub const CPU_WEIGHT: u16 = u16::MAX;
+/// The share of a service: a guest has 256. A guest waits for its answer anyhow, so what it still
+/// computes meanwhile comes after the service; the watcher comes long before it, because a service
+/// that loops must be interrupted.
+pub const UNIT_CPU_WEIGHT: u16 = 4096;
 
 /// The host.
 pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
@@ -116,11 +120,15 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// Has Xen prefer the orchestrator to everybody else. A host whose scheduler knows no weights
-    /// goes on without, and says so: under full load it may see a fault late.
+    /// Has Xen prefer the orchestrator to everybody else.
     pub fn take_precedence(&mut self) {
-        let domid = DomId::ORCHESTRATOR;
-        if let Err(error) = self.xen.set_cpu_weight(domid, CPU_WEIGHT) {
+        self.prefer(DomId::ORCHESTRATOR, CPU_WEIGHT);
+    }
+
+    /// Gives a domain its share of the CPU. A host whose scheduler knows no weights goes on
+    /// without, and says so: under full load it may see a fault, or come back from it, late.
+    pub(crate) fn prefer(&mut self, domid: DomId, weight: u16) {
+        if let Err(error) = self.xen.set_cpu_weight(domid, weight) {
             let note = Note::Refused { what: "raise the CPU weight of", domid, error };
             self.notes.add(self.xen.now_ns(), note);
         }

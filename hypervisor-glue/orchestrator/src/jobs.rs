@@ -6,7 +6,7 @@ use builder::pv::{Build, Built, Limits, MAX_PAGES, Pages, Progress, Restore};
 use fabric::control::Rung;
 use fabric::{Epoch, SharedMemory};
 
-use crate::host::{Host, UNITS};
+use crate::host::{Host, UNIT_CPU_WEIGHT, UNITS};
 use crate::report::Note;
 use crate::slots::Route;
 use crate::unit::Unit;
@@ -146,6 +146,7 @@ impl<'a, M: SharedMemory> Jobs<'a, M> {
         if host.units[index].port.is_none() {
             let port = host.units[index].connect(xen).map_err(failed)?;
             host.routes.set(port, Route::Unit(index as u8));
+            host.prefer(host.units[index].domid, UNIT_CPU_WEIGHT);
         }
         let Progress::Done(Built { entry, shared_info }) = progress else {
             return Ok(Some(Job::Build(build, rung)));

@@ -41,6 +41,8 @@ fn both_services_are_built_and_serve_and_the_watchdog_is_armed() {
     assert_eq!(world.machine.watchdog(), Some(orchestrator::watchdog::PERIOD_S));
     let weight = world.machine.cpu_weight(abi::DomId::ORCHESTRATOR);
     assert_eq!(weight, Some(orchestrator::host::CPU_WEIGHT));
+    let weight = world.machine.cpu_weight(abi::DomId(1));
+    assert_eq!(weight, Some(orchestrator::host::UNIT_CPU_WEIGHT));
     let printed = world.machine.take_printed();
     assert!(printed.contains("xenstore-uk (d1) serves"), "{printed}");
     assert!(printed.contains("tool-uk (d5) serves"), "{printed}");
