@@ -62,6 +62,13 @@ pub trait Work<M: SharedMemory + Copy> {
     /// completed, and whether there is more to do at once.
     fn step(&mut self, now_ns: u64, out: &mut Outbox<M>) -> Step;
 
+    /// Everything handed over is served, and whoever waited for it has been told: a bounded piece
+    /// of work that nobody waits for. Returns when to wake for more of it.
+    fn idle(&mut self, now_ns: u64) -> Option<u64> {
+        let _ = now_ns;
+        None
+    }
+
     /// The orchestrator wants the state in the log.
     fn dump(&self, now_ns: u64);
 }
@@ -211,7 +218,8 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             self.ring();
         }
         if rest {
-            self.sleep(step.wake_at_ns);
+            let idle_at_ns = work.idle(self.xen.now_ns());
+            self.sleep([step.wake_at_ns, idle_at_ns].into_iter().flatten().min());
         }
     }
 

@@ -164,7 +164,7 @@ fn a_special_name_loads_nothing() {
 /// never takes the making of a large store for a hang.
 #[test]
 fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
-    const DIRECTORIES: usize = 100;
+    const DIRECTORIES: usize = 400;
     let mut host = Host::new();
     for directory in 0..DIRECTORIES {
         assert_eq!(host.write(TOOL, &format!("/d{directory}/leaf"), "x"), "OK|");

@@ -257,7 +257,8 @@ fn a_dead_domain_leaves_nothing() {
     host.restart();
     assert!(host.server.state().needs_sweep());
     while host.server.state().needs_sweep() {
-        host.server.idle_step(0);
+        host.now_ns = host.server.next_deadline(host.now_ns);
+        host.server.idle_step(host.now_ns);
     }
     host.settle();
     assert_eq!(host.events(TOOL).last().map(String::as_str), Some("/local/domain/16|d|"));

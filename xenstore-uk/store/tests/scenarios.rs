@@ -66,6 +66,7 @@ fn command(host: &mut Host, line: &str) -> String {
         }
         "sweep" => {
             while host.server.state().needs_sweep() {
+                host.now_ns = host.server.next_deadline(host.now_ns);
                 host.server.idle_step(host.now_ns);
             }
         }

@@ -138,9 +138,6 @@ impl Shell {
             self.act(out);
         }
         self.act(out);
-        if !step.more {
-            self.idle(now_ns, &mut step);
-        }
         step
     }
 
@@ -162,13 +159,13 @@ impl Shell {
         }
     }
 
-    /// A little of what never hurries: scrubbing, sweeping.
-    fn idle(&mut self, now_ns: u64, step: &mut Step) {
+    /// A little of what never hurries: scrubbing, sweeping. Returns when there is more to do.
+    fn idle(&mut self, now_ns: u64) -> u64 {
         if let Some(fault) = self.server.idle_step(now_ns) {
             self.damaged = true;
             panic!("memory is damaged: {fault:?}");
         }
-        step.wake_at_ns = Some(self.server.next_deadline(now_ns));
+        self.server.next_deadline(now_ns)
     }
 
     /// Counters.
@@ -208,6 +205,10 @@ impl service::Work<Fabric> for Work {
 
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
         self.shell.modify(|shell| shell.step(now_ns, out))
+    }
+
+    fn idle(&mut self, now_ns: u64) -> Option<u64> {
+        Some(self.shell.modify(|shell| shell.idle(now_ns)))
     }
 
     fn dump(&self, now_ns: u64) {

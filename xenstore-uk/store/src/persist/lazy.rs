@@ -30,22 +30,56 @@ impl Unloaded {
     pub fn has(&self, record: u32) -> bool {
         self.first.get(record as usize).is_some_and(|first| *first != NONE)
     }
+
+    /// Nodes from `first` on that have the same parent.
+    fn siblings(&self, first: u32) -> usize {
+        let following = |record: &u32| self.next.get(*record as usize).copied();
+        core::iter::successors(Some(first), following).take_while(|record| *record != NONE).count()
+    }
+}
+
+/// How much is made in one go.
+#[derive(Debug)]
+pub(crate) struct Reach {
+    /// Nodes still to be made; the last directory may take more.
+    pub nodes: usize,
+    /// Levels that may still be descended.
+    pub levels: usize,
 }
 
 impl<M: SharedMemory> SlotStore<M> {
-    /// Makes the children of a node; `None` if they were made before or there are none.
-    pub(crate) fn load_children(&self, unloaded: &mut Unloaded, record: u32) -> Option<Link> {
+    /// Makes the children of a node, and what is below them as far as `reach` allows; `None` if
+    /// they were made before or there are none. What is not reached stays unloaded.
+    pub(crate) fn load_children(
+        &self,
+        unloaded: &mut Unloaded,
+        record: u32,
+        reach: &mut Reach,
+    ) -> Option<Link> {
         let first = unloaded.first.get_mut(record as usize)?;
-        let mut child = core::mem::replace(first, NONE);
-        if child == NONE {
+        let first = core::mem::replace(first, NONE);
+        if first == NONE {
             return None;
         }
         unloaded.left -= 1;
-        let mut nodes: Vec<Rc<Node>> = Vec::new();
+        let count = unloaded.siblings(first);
+        reach.nodes = reach.nodes.saturating_sub(count);
+        reach.levels -= 1;
+        let mut nodes: Vec<Rc<Node>> = Vec::with_capacity(count);
+        let mut child = first;
         while child != NONE {
-            nodes.extend(self.load_node(child, unloaded.since));
+            if let Some(mut node) = self.load_node(child, unloaded.since) {
+                if reach.nodes > 0
+                    && reach.levels > 0
+                    && let Some(below) = self.load_children(unloaded, child, reach)
+                {
+                    Rc::get_mut(&mut node).expect("nobody shares it").children = below;
+                }
+                nodes.push(node);
+            }
             child = unloaded.next[child as usize];
         }
+        reach.levels += 1;
         nodes.sort_unstable_by(|a, b| a.compare_names(b));
         let (treap, _) = dir::build(nodes.into_iter(), &mut Vec::new());
         Some(treap)

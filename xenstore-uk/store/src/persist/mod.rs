@@ -31,7 +31,7 @@ mod lazy;
 mod reload;
 mod slots;
 
-pub(crate) use lazy::Unloaded;
+pub(crate) use lazy::{Reach, Unloaded};
 pub use reload::{LoadReport, Loaded, LoadedNodes};
 pub use slots::SlotStore;
 

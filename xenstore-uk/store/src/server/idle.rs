@@ -19,6 +19,11 @@ const SCRUB_STEP: usize = 64;
 /// in 4 to 8 s, for some 0.05 % of a CPU.
 const SCRUB_INTERVAL_NS: u64 = 25_000_000;
 
+/// Time between two steps of making the nodes that a reload has left for later: each is some ten to
+/// hundred microseconds that a client would wait for on the same CPU, right when it has waited for
+/// the recovery already. What is asked for in between is made at once.
+const LOAD_INTERVAL_NS: u64 = 500_000;
+
 /// Where the background work has come to.
 #[derive(Debug, Default)]
 pub(super) struct IdleWork {
@@ -28,6 +33,8 @@ pub(super) struct IdleWork {
     round_since: u64,
     slot: u32,
     next_scrub_ns: u64,
+    /// 0 before the first look.
+    next_load_ns: u64,
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
@@ -35,7 +42,13 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// damage, if it found any: then the server must start again from its slots.
     pub fn idle_step(&mut self, now_ns: u64) -> Option<Fault> {
         if self.loading.is_some() {
-            self.load_step();
+            let due_ns = self.idle.next_load_ns;
+            if due_ns == 0 || now_ns >= due_ns {
+                self.idle.next_load_ns = now_ns + LOAD_INTERVAL_NS;
+            }
+            if due_ns != 0 && now_ns >= due_ns {
+                self.load_step();
+            }
             return None;
         }
         if self.sweep_is_due() {
@@ -55,7 +68,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     /// When [`Server::idle_step`] or [`Server::next_ready`] has something to do again.
     pub fn next_deadline(&self, now_ns: u64) -> u64 {
-        if self.loading.is_some() || self.sweep_is_due() {
+        if self.loading.is_some() {
+            return self.idle.next_load_ns.max(now_ns);
+        }
+        // A sweep may have made events for somebody.
+        if self.sweep_is_due() || !self.ready.is_empty() {
             return now_ns;
         }
         let scrub = self.idle.next_scrub_ns;

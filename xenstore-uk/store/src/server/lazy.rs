@@ -9,13 +9,21 @@ use wire::{HEADER_LEN, Header, Operation, text};
 use crate::dir::Children;
 use crate::node::Node;
 use crate::path::{self, Special};
-use crate::persist::Unloaded;
+use crate::persist::{Reach, Unloaded};
 use crate::server::Server;
 use crate::state::State;
 use crate::transaction::Transaction;
 
-/// Directories made in one step of background work: some ten to hundred microseconds.
-const STEP_DIRECTORIES: usize = 8;
+/// Nodes made in one step, but for what a single directory has more: some hundred microseconds,
+/// well below the time after which the unit counts as hung.
+const STEP_NODES: usize = 128;
+
+/// Finding a directory takes as long as making so many nodes.
+const NODES_PER_VISIT: usize = 4;
+
+/// Levels made in one go: nearly all trees are flatter, and each level takes some hundred bytes of
+/// the stack.
+const STEP_LEVELS: usize = 32;
 
 /// What remains to be made.
 #[derive(Debug)]
@@ -82,7 +90,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 // Special names are no nodes.
                 if let Some(name) = name.ok().filter(|name| !name.is_special()) {
                     let path = name.path.to_vec();
-                    self.load_path(&path);
+                    self.load_path(&path, &mut Reach { nodes: 0, levels: 1 });
                 }
                 true
             }
@@ -101,24 +109,25 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    /// Makes the nodes on the way to a path, and the children of the last one.
-    fn load_path(&mut self, path: &[u8]) {
+    /// Makes the nodes on the way to a path, and below the last one what is in `reach`.
+    fn load_path(&mut self, path: &[u8], reach: &mut Reach) {
         self.mutating.set(true);
         while let Some(loading) = &mut self.loading {
             let found = self.state.tree.seek(path);
             let (record, len) = (found.node.record, found.path.len());
-            let Some(children) = self.slots.load_children(&mut loading.unloaded, record) else {
-                break;
-            };
+            let unloaded = &mut loading.unloaded;
+            let Some(children) = self.slots.load_children(unloaded, record, reach) else { break };
             self.state.tree.attach(&path[..len], children);
             self.end_loading();
         }
         self.mutating.set(false);
     }
 
-    /// Makes the nodes of some directories.
+    /// Makes some nodes.
     pub(super) fn load_step(&mut self) {
-        for _ in 0..STEP_DIRECTORIES {
+        let mut reach = Reach { nodes: STEP_NODES, levels: STEP_LEVELS };
+        while reach.nodes > 0 {
+            reach.nodes = reach.nodes.saturating_sub(NODES_PER_VISIT);
             let Some(loading) = &mut self.loading else { return };
             let Some(path) = loading.queue.pop() else {
                 // Every directory that the root reaches has been looked at.
@@ -126,7 +135,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 self.state.renew_lost();
                 return;
             };
-            self.load_path(&path);
+            self.load_path(&path, &mut reach);
             let Some(loading) = &mut self.loading else { return };
             let Some(found) = self.state.tree.get(&path) else { continue };
             let has_children =
