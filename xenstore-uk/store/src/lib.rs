@@ -73,7 +73,7 @@ pub use connection::{AREA_LEN, EVENTS_LEN, Ring};
 pub use domain::{Client, Domain, Introduction, Origin};
 pub use effects::{Action, Effects, Kind};
 pub use persist::{LoadReport, SLOT_LEN};
-pub use quota::{Limits, Quota, Strength};
+pub use quota::{Limits, Quota, Reports, Strength};
 pub use request::{Reply, Request};
 pub use server::{
     ATTEMPTS_MAX, ConnectionInfo, ENTRY_MAX, Progress, Proposal, RestoreError, Server, Snapshot,

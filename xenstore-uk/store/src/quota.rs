@@ -93,6 +93,29 @@ pub enum Strength {
     Soft,
 }
 
+/// A guest that goes over and under a limit reports it each time: one line a second is enough for
+/// an operator, and leaves the log to others.
+const REPORT_EVERY_NS: u64 = 1_000_000_000;
+
+/// Which reports of passed limits are told, and how many were not.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reports {
+    next_ns: u64,
+    hidden: u32,
+}
+
+impl Reports {
+    /// Whether a report is told now: `Some` with the number of those not told since the last one.
+    pub fn admit(&mut self, now_ns: u64) -> Option<u32> {
+        if now_ns < self.next_ns {
+            self.hidden = self.hidden.saturating_add(1);
+            return None;
+        }
+        self.next_ns = now_ns + REPORT_EVERY_NS;
+        Some(core::mem::take(&mut self.hidden))
+    }
+}
+
 /// A set of limits; 0 switches a check off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -154,6 +177,15 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_report_a_second_is_told_and_the_others_are_counted() {
+        let mut reports = Reports::default();
+        assert_eq!(reports.admit(5), Some(0));
+        assert_eq!([6, 7, 1_000_000_004].map(|at| reports.admit(at)), [None; 3]);
+        assert_eq!(reports.admit(1_000_000_005), Some(3));
+        assert_eq!(reports.admit(3_000_000_000), Some(0));
+    }
 
     #[test]
     fn names() {

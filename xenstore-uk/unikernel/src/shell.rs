@@ -11,7 +11,7 @@ use runtime::{FabricMemory, Hypervisor, Survivor};
 use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
-use store::{Action, Config, Origin, Server, Stats};
+use store::{Action, Config, Origin, Quota, Reports, Server, Stats, Strength};
 
 use crate::Fabric;
 use crate::seats::Seats;
@@ -24,6 +24,9 @@ const SERVED_PER_STEP: usize = 16;
 type Durable = Fabric;
 #[cfg(feature = "fault-points")]
 type Durable = crate::fault_points::Memory;
+
+/// Tells the operator of a limit that a domain has passed.
+type Tell<'a> = &'a mut dyn FnMut(u16, Quota, Strength);
 
 /// The engine and its connections.
 #[derive(Debug)]
@@ -116,7 +119,7 @@ impl Shell {
     }
 
     /// Serves some requests, then does what the engine wants done.
-    fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
+    fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>, tell: Tell<'_>) -> Step {
         self.owed.drain(..).for_each(|slot| out.kick(slot));
         let mut step = Step { more: true, ..Step::default() };
         for _ in 0..SERVED_PER_STEP {
@@ -135,13 +138,13 @@ impl Shell {
                 panic!("memory is damaged: {fault:?}");
             }
             step.completed += u64::from(progress.executed || progress.notify || progress.loaded);
-            self.act(out);
+            self.act(out, tell);
         }
-        self.act(out);
+        self.act(out, tell);
         step
     }
 
-    fn act(&mut self, out: &mut Outbox<Fabric>) {
+    fn act(&mut self, out: &mut Outbox<Fabric>, tell: Tell<'_>) {
         while let Some(action) = self.server.next_action() {
             match action {
                 Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
@@ -154,7 +157,8 @@ impl Shell {
                     }
                 }
                 Action::Disconnect { client, .. } => self.seats.leave(client),
-                Action::LimitReached { .. } | Action::Print => {}
+                Action::LimitReached { domid, quota, strength } => tell(domid, quota, strength),
+                Action::Print => {}
             }
         }
     }
@@ -189,12 +193,14 @@ fn durable(xen: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Du
 pub struct Work {
     shell: &'static Survivor<Shell>,
     log: core::cell::RefCell<LogWriter<Fabric>>,
+    reports: Reports,
 }
 
 impl Work {
     /// Work on the shell that `place` holds.
     pub fn new(place: &'static Survivor<Shell>, log: LogWriter<Fabric>) -> Self {
-        Self { shell: place, log: core::cell::RefCell::new(log) }
+        let (log, reports) = (core::cell::RefCell::new(log), Reports::default());
+        Self { shell: place, log, reports }
     }
 }
 
@@ -204,7 +210,16 @@ impl service::Work<Fabric> for Work {
     }
 
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>) -> Step {
-        self.shell.modify(|shell| shell.step(now_ns, out))
+        let (log, reports) = (self.log.get_mut(), &mut self.reports);
+        let mut tell = |domid, quota: Quota, strength| {
+            let Some(hidden) = reports.admit(now_ns) else { return };
+            let quota = quota.name();
+            let text = format_args!(
+                "d{domid} reached its {strength:?} quota of {quota} ({hidden} like this before)"
+            );
+            log.line(now_ns, Level::Warning, text);
+        };
+        self.shell.modify(|shell| shell.step(now_ns, out, &mut tell))
     }
 
     fn idle(&mut self, now_ns: u64) -> Option<u64> {
