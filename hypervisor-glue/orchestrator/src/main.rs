@@ -128,6 +128,14 @@ fn start<'a>(
             .add(ready_ns, Note::SelfRecovered { times: *times, entered_ns: began_ns, ready_ns });
     } else {
         host.notes.add(began_ns, Note::Milestone("orchestrator entered"));
+        host.notes.add(
+            began_ns,
+            Note::Memory {
+                tables: boot.table_bytes(),
+                archive: boot.archive().len(),
+                fabric: system::FABRIC_PAGES * abi::PAGE_SIZE,
+            },
+        );
         host.start_units();
     }
     let (requests, replies) = start::operation_rings(&regions);

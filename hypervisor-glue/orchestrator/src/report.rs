@@ -55,6 +55,15 @@ pub struct Incident {
 /// Something worth telling.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Note {
+    /// What the host takes beside the orchestrator's image.
+    Memory {
+        /// Bytes of the orchestrator's page tables.
+        tables: usize,
+        /// Bytes of the archive.
+        archive: usize,
+        /// Bytes of the fabric.
+        fabric: usize,
+    },
     /// A step of the start was reached.
     Milestone(&'static str),
     /// A unit serves for the first time.
@@ -219,6 +228,9 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
     let (ms, us) = (at_ns / 1_000_000, at_ns / 1_000 % 1_000);
     line.say(format_args!("[{ms:6}.{us:03}] "));
     match note {
+        Note::Memory { tables, archive, fabric } => {
+            describe_memory(line, *tables, *archive, *fabric);
+        }
         Note::Milestone(what) => line.say(format_args!("{what}")),
         Note::Ready { unit, domid } => line.say(format_args!("{unit} ({domid}) serves")),
         Note::Nic { unit, nic } => line.say(format_args!(
@@ -280,6 +292,14 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             ));
         }
     }
+}
+
+fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize) {
+    line.text.clear();
+    line.say(format_args!(
+        "@{{\"event\":\"memory\",\"tables\":{tables},\"archive\":{archive},\
+         \"fabric\":{fabric}}}"
+    ));
 }
 
 fn describe_recovery(line: &mut Line, unit: &str, life: Epoch, incident: &Incident) {

@@ -2,13 +2,13 @@
 
 use core::fmt::{self, Write};
 
-use abi::{Control, DomainState};
+use abi::{Control, DomId, DomainInfo, DomainState};
 use fabric::SharedMemory;
 
 use crate::host::Host;
 use crate::report::Line;
 
-/// Prints units and guests, a line each.
+/// Prints units and guests, a line each, and what the host itself costs.
 pub fn print<C: Control, F: SharedMemory + Copy>(host: &Host<'_, C, F>) {
     let mut line = Line::new();
     let now_ms = host.xen.now_ns() / 1_000_000;
@@ -40,14 +40,25 @@ pub fn print<C: Control, F: SharedMemory + Copy>(host: &Host<'_, C, F>) {
             "guest d{:<4} slot {index}, {:?}, XenStore asked {} answered {}",
             domain.domid, domain.state, slot.asked, slot.answered,
         ));
-        cpu_time(host, abi::DomId(domain.domid), &mut line);
+        cpu_time(host, DomId(domain.domid), &mut line);
         line.print(host.xen);
     }
+    let received = |domid| {
+        let info = host.xen.domain_info(domid).ok().flatten();
+        info.map_or(0, |info: DomainInfo| info.cpu_time_ns)
+    };
+    let services: u64 = host.units.iter().map(|unit| received(unit.domid)).sum();
+    line.say(format_args!(
+        "@{{\"event\":\"cpu-time\",\"at\":{},\"orchestrator\":{},\"services\":{services}}}",
+        host.xen.now_ns(),
+        received(DomId::ORCHESTRATOR),
+    ));
+    line.print(host.xen);
 }
 
 fn cpu_time<C: Control, F: SharedMemory + Copy>(
     host: &Host<'_, C, F>,
-    domid: abi::DomId,
+    domid: DomId,
     line: &mut Line,
 ) {
     match host.xen.domain_info(domid) {

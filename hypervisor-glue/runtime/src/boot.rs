@@ -76,6 +76,11 @@ impl Boot {
         self.archive
     }
 
+    /// Bytes of the page tables that this domain started with.
+    pub fn table_bytes(&self) -> usize {
+        facts::get().tables as usize * PAGE_SIZE
+    }
+
     /// The panic or trap that the orchestrator recovers from.
     pub fn failure(&self) -> Option<FailureText> {
         self.failure

@@ -5,6 +5,7 @@ mod corrupt_random;
 mod false_alarms;
 mod harness;
 mod hostile_guests;
+mod idle;
 mod net_faults;
 mod orchestrator_faults;
 mod service_faults;
@@ -40,7 +41,13 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 6] = [
+const EXPERIMENTS: [Experiment; 7] = [
+    Experiment {
+        name: idle::NAME,
+        about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
+        runs: 10,
+        run: idle::run,
+    },
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
