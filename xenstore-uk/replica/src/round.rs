@@ -96,7 +96,8 @@ where
         let has_room = self.propose(now_ns);
         self.say(now_ns, host);
         let status = self.node.status();
-        round.more |= status.commit > status.applied;
+        // A replica that waits for a snapshot has entries that it cannot execute yet.
+        round.more |= status.commit > status.applied && !status.restoring;
         if !round.more && round.fault.is_none() {
             round.fault = self.machine.server.idle_step(now_ns);
             let idle_ns = self.machine.server.next_deadline(now_ns);

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
 use crate::build;
-use crate::faults::Plan;
+use crate::faults::{Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample, stats};
@@ -69,7 +69,8 @@ const QUIET_S: u64 = 3;
 /// Promises, in nanoseconds from the fault (docs/SPECIFICATION.md).
 const CRASH_DETECTED_NS: u64 = 50_000;
 const HANG_DETECTED_NS: u64 = 1_000_000;
-const MICRORESET_NS: u64 = 200_000;
+/// The replica that is hit follows: it is in nobody's way while it reads back what it was changing.
+const MICRORESET_NS: u64 = 1_000_000;
 const MICROREBOOT_NS: u64 = 1_000_000;
 const REBUILD_NS: u64 = 15_000_000;
 
@@ -106,7 +107,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
+    let (kinds, target) = (KINDS.to_vec(), Target::First);
+    let plan = Plan { kinds, count, seed, gap_us: GAP_US, after: AFTER, target };
     let (clock, plan) = (Clock::Virtual, Some(plan));
     let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan };
     Ok(boot.observe(&[format!("rung={rung}")])?.0)
