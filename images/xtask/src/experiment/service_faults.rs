@@ -69,8 +69,7 @@ const QUIET_S: u64 = 3;
 /// Promises, in nanoseconds from the fault (docs/SPECIFICATION.md).
 const CRASH_DETECTED_NS: u64 = 50_000;
 const HANG_DETECTED_NS: u64 = 1_000_000;
-/// The replica that is hit follows: it is in nobody's way while it reads back what it was changing.
-const MICRORESET_NS: u64 = 1_000_000;
+const MICRORESET_NS: u64 = 200_000;
 const MICROREBOOT_NS: u64 = 1_000_000;
 const REBUILD_NS: u64 = 15_000_000;
 

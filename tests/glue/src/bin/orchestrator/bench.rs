@@ -55,6 +55,12 @@ impl Bench {
         DomId(SERVICE)
     }
 
+    /// Destroys the service, of which nothing may be mapped then.
+    pub fn destroy(&mut self) {
+        self.pages.clear();
+        self.xen.destroy_domain(self.service(), &mut || ()).expect("exists");
+    }
+
     /// Builds the service and waits until it is up; tells how long it took, ns.
     pub fn build(&mut self) -> u64 {
         let start_ns = self.xen.now_ns();

@@ -296,7 +296,7 @@ fn long_call(bench: &Bench) {
 }
 
 fn rebuild(bench: &mut Bench) {
-    bench.xen.destroy_domain(bench.service(), &mut || ()).expect("exists");
+    bench.destroy();
     assert_eq!(bench.xen.domain_info(bench.service()), Ok(None));
     let status = bench.xen.port_status(DomId::SELF, bench.doorbell).expect("known");
     assert_eq!(status, PortStatus::Unbound(bench.service()), "the port falls back to unbound");
