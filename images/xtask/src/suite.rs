@@ -110,11 +110,11 @@ pub const BOOTS: [Boot; 4] = [
         system: None,
         module: None,
         has_faults: false,
-        // Its loop stands still once both services serve and a guest is being made.
+        // Its loop stands still while the services come up.
         arguments: &["watchdog=5", "panic=kinds:hang-spin;count:1;gap_us:1000;after:20"],
         ways: &[REAL],
         expect: &[
-            Expect::Line("tool-uk (d5) serves"),
+            Expect::Line("orchestrator entered"),
             Expect::Line("Hardware Dom0 shutdown: watchdog rebooting machine"),
         ],
         // The machine starts again, which ends the emulator.
