@@ -86,13 +86,8 @@ pub enum RegionKind {
     ConsoleOut,
     /// The client's page of the unit's XenStore connection (`wire::ring`).
     StoreClient,
-    /// The page of one replica of the store (counted from 0) of the unit's XenStore connection
-    /// (`wire::ring`).
-    StoreServer(u8),
-    /// Term, vote and log of a replica of the store.
-    RaftLog,
-    /// Messages of a replica of the store to the others, a half ring for each.
-    RaftMail,
+    /// The store's page of the unit's XenStore connection (`wire::ring`).
+    StoreServer,
     /// [`crate::domains`]: the domain table. There is one, of the orchestrator.
     Domains,
 }
@@ -112,9 +107,7 @@ impl RegionKind {
             Self::Journal => "journal",
             Self::ConsoleOut => "console-out",
             Self::StoreClient => "store-client",
-            Self::StoreServer(_) => "store-server",
-            Self::RaftLog => "raft-log",
-            Self::RaftMail => "raft-mail",
+            Self::StoreServer => "store-server",
             Self::Domains => "domains",
         }
     }

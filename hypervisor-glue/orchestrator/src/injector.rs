@@ -83,8 +83,6 @@ pub enum PlanError<'a> {
 pub struct Plan {
     /// Domain of the unit to break.
     pub unit: DomId,
-    /// It is the replica of the store that serves when the fault is due (`unit:store`).
-    pub is_leader: bool,
     /// Kinds to choose from, in turn.
     pub kinds: heapless::Vec<Kind, MAX_KINDS>,
     /// Number of faults.
@@ -105,7 +103,6 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
         let mut plan = Self {
             unit: DomId(0),
-            is_leader: false,
             kinds: heapless::Vec::new(),
             count: 1,
             seed: 1,
@@ -116,11 +113,6 @@ impl Plan {
             let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
             let number = || value.parse::<u64>().map_err(|_| PlanError::NotANumber(field));
             match name {
-                "unit" if value == "store" => {
-                    let first = system::SYSTEM.with_role(system::Role::XenStore);
-                    plan.unit = DomId(first.map_or(0, |unit| system::SYSTEM.units[unit].domid));
-                    plan.is_leader = true;
-                }
                 "unit" => {
                     let domid = value.parse::<u16>().map_err(|_| PlanError::NotANumber(field))?;
                     plan.unit = DomId(domid);
@@ -227,16 +219,6 @@ impl Injector {
     /// The unit it breaks.
     pub fn unit(&self) -> DomId {
         self.plan.unit
-    }
-
-    /// Whether it breaks the replica of the store that serves.
-    pub fn breaks_the_leader(&self) -> bool {
-        self.plan.is_leader
-    }
-
-    /// Breaks the unit of this domain from now on; its image is that of the former one.
-    pub fn aim_at(&mut self, unit: DomId) {
-        self.plan.unit = unit;
     }
 
     /// When it wants to be polled, if it waits for a time.

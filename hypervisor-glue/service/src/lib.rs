@@ -69,14 +69,6 @@ pub trait Work<M: SharedMemory + Copy> {
         None
     }
 
-    /// The relay's epoch while it names this unit, else 0. Called before anything else of a round.
-    fn named(&mut self, _relay: u64) {}
-
-    /// How well this unit can take the lead of those that do the same work; 0: not at all.
-    fn rank(&self) -> u64 {
-        0
-    }
-
     /// The orchestrator wants the state in the log.
     fn dump(&self, now_ns: u64);
 }
@@ -123,7 +115,6 @@ pub struct Service<'a, X: Xen, M: SharedMemory + Copy> {
     nonce: u64,
     progress: u64,
     pong: u64,
-    rank: u64,
     order_done: u32,
     timer_at_ns: Option<u64>,
 }
@@ -155,7 +146,6 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             nonce: told.nonce,
             progress: 0,
             pong: told.ping,
-            rank: 0,
             order_done: told.order.map_or(0, |order| order.number),
             timer_at_ns: None,
         })
@@ -204,7 +194,6 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         }
         let told = self.control.read().expect("the orchestrator keeps the control page valid");
         let now_ns = self.xen.now_ns();
-        work.named(told.relay);
         for _ in 0..self.inbox.ready() {
             match self.inbox.pop() {
                 Some(Kick::Id(id)) => work.kick(Some(id), now_ns, &mut self.outbox),
@@ -216,11 +205,6 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         if step.completed > 0 {
             self.progress += step.completed;
             self.health.set_progress(self.progress);
-        }
-        let rank = work.rank();
-        if rank != self.rank {
-            self.rank = rank;
-            self.health.set_rank(rank);
         }
         self.obey(&told, work);
         // The count first, then the look: a kick is in the ring before it is counted, so what was

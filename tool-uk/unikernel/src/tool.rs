@@ -65,14 +65,15 @@ impl Tool {
                 .map(|net| system::SYSTEM.units[net].domid),
         };
         let table = view.of(RegionKind::Domains, Party::ORCHESTRATOR);
-        let client = view.own(RegionKind::StoreClient);
+        let (client, server) =
+            (view.own(RegionKind::StoreClient), view.own(RegionKind::StoreServer));
         Self {
             xen,
             epoch,
             engine: Engine::new(specs, options, kept),
             requests: MessageWriter::new(requests, replies),
             replies: MessageReader::new(requests, replies),
-            store: Connection::new(client, view.store_pages().collect(), epoch),
+            store: Connection::new(client, server, epoch),
             journal,
             table: DomainsReader::new(table),
             is_table_due: true,

@@ -96,8 +96,7 @@ where
         let has_room = self.propose(now_ns);
         self.say(now_ns, host);
         let status = self.node.status();
-        // A replica that waits for a snapshot has entries that it cannot execute yet.
-        round.more |= status.commit > status.applied && !status.restoring;
+        round.more |= status.commit > status.applied;
         if !round.more && round.fault.is_none() {
             round.fault = self.machine.server.idle_step(now_ns);
             let idle_ns = self.machine.server.next_deadline(now_ns);

@@ -1,4 +1,4 @@
-//! XenStore as a unikernel: the thin shell around one replica of the engine.
+//! XenStore as a unikernel: the thin shell around the engine of `store`.
 #![cfg_attr(target_os = "none", no_std)]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -7,11 +7,9 @@ extern crate alloc;
 
 #[cfg(feature = "fault-points")]
 mod fault_points;
-mod mail;
 mod seats;
 mod shell;
 
-use abi::Xen;
 use fabric::Part;
 use fabric::health::RecoveryReport;
 use fabric::view::RegionKind;
@@ -40,10 +38,9 @@ fn main(boot: Boot) -> ! {
     let kept = boot.life() == Life::Microreset && SHELL.recover_if(Shell::is_whole);
     let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
     if kept {
-        SHELL.modify(|shell| shell.resume(service.epoch(), xen.now_ns(), &mut report));
+        SHELL.modify(|shell| shell.resume(&mut report));
     } else {
-        let (epoch, nonce) = (service.epoch(), service.nonce());
-        SHELL.put(Shell::start(xen, &view, epoch, nonce, &mut report));
+        SHELL.put(Shell::start(xen, &view, service.nonce(), &mut report));
     }
     // Rings that a former life mapped and nobody asked for again belong to guests that are gone.
     xen.drop_orphans();

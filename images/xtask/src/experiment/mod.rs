@@ -9,7 +9,6 @@ mod idle;
 mod net_faults;
 mod orchestrator_faults;
 mod service_faults;
-mod xenstore_faults;
 
 use std::path::PathBuf;
 
@@ -42,7 +41,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 8] = [
+const EXPERIMENTS: [Experiment; 7] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -54,12 +53,6 @@ const EXPERIMENTS: [Experiment; 8] = [
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
         runs: 180,
         run: service_faults::run,
-    },
-    Experiment {
-        name: xenstore_faults::NAME,
-        about: "crashes and hangs of the leading xenstore-uk: another one serves",
-        runs: 120,
-        run: xenstore_faults::run,
     },
     Experiment {
         name: corrupt_random::NAME,

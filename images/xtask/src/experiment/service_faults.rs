@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
 use crate::build;
-use crate::faults::{Plan, Target};
+use crate::faults::Plan;
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample, stats};
@@ -106,8 +106,7 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let (kinds, target) = (KINDS.to_vec(), Target::First);
-    let plan = Plan { kinds, count, seed, gap_us: GAP_US, after: AFTER, target };
+    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
     let (clock, plan) = (Clock::Virtual, Some(plan));
     let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan };
     Ok(boot.observe(&[format!("rung={rung}")])?.0)
