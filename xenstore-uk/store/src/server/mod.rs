@@ -302,27 +302,36 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         change: impl FnOnce(&mut State, &mut Outbox<'_, M, A>) -> (R, bool),
     ) -> R {
         self.mutating.set(true);
-        let (result, changed) = {
-            let mut outbox = Outbox {
-                slots: &mut self.slots,
-                areas: &self.areas,
-                connections: &mut self.connections,
-                ready: &mut self.ready,
-                actions: &mut self.actions,
-                printed: &mut self.printed,
-                stats: &mut self.stats,
-                commit: self.state.committed() + 1,
-                term: self.replication.role.term(),
-                caller: None,
-                scratch: &mut self.scratch,
-            };
-            change(&mut self.state, &mut outbox)
-        };
+        let (result, changed) = self.with_outbox(None, change);
         if changed {
             self.commit();
         }
         self.mutating.set(false);
         result
+    }
+
+    /// Lets `act` change the state, its effects going where those of the next commit go. `caller`
+    /// is the connection whose request is executed, and the place in its queue before which events
+    /// go out before its reply.
+    fn with_outbox<R>(
+        &mut self,
+        caller: Option<(u16, u64)>,
+        act: impl FnOnce(&mut State, &mut Outbox<'_, M, A>) -> R,
+    ) -> R {
+        let mut outbox = Outbox {
+            slots: &mut self.slots,
+            areas: &self.areas,
+            connections: &mut self.connections,
+            ready: &mut self.ready,
+            actions: &mut self.actions,
+            printed: &mut self.printed,
+            stats: &mut self.stats,
+            commit: self.state.committed() + 1,
+            term: self.replication.role.term(),
+            caller,
+            scratch: &mut self.scratch,
+        };
+        act(&mut self.state, &mut outbox)
     }
 
     fn commit(&mut self) {

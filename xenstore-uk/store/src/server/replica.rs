@@ -22,7 +22,6 @@ use crate::command::Command;
 use crate::connection::{Area, Connection, ConnectionState, Phase, Waiting};
 use crate::ops::end::{DECISION_MAX, message_of};
 use crate::request::Request;
-use crate::server::outbox::Outbox;
 use crate::server::{ATTEMPTS_MAX, Progress, Server};
 use crate::state::State;
 
@@ -433,27 +432,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     fn caller(&self, client: u16) -> (u16, u64) {
         let connection = self.connections.get(usize::from(client)).and_then(Option::as_deref);
         (client, connection.map_or(0, |connection| connection.state.events_head))
-    }
-
-    fn with_outbox<R>(
-        &mut self,
-        caller: Option<(u16, u64)>,
-        act: impl FnOnce(&mut State, &mut Outbox<'_, M, A>) -> R,
-    ) -> R {
-        let mut outbox = Outbox {
-            slots: &mut self.slots,
-            areas: &self.areas,
-            connections: &mut self.connections,
-            ready: &mut self.ready,
-            actions: &mut self.actions,
-            printed: &mut self.printed,
-            stats: &mut self.stats,
-            commit: self.state.committed() + 1,
-            term: self.replication.role.term(),
-            caller,
-            scratch: &mut self.scratch,
-        };
-        act(&mut self.state, &mut outbox)
     }
 
     /// What a command means for the connection that it is about.
