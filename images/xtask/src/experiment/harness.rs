@@ -82,37 +82,57 @@ impl Boot<'_> {
         }
         machine.orchestrator_args.extend(words.iter().cloned());
         let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
-        let mut vm = Vm::start(&machine, limit)?;
-        let end = vm.wait_for("the end of the guest's script", limit, |line, record| {
-            let total = record.filter(|r| r.is("script-total") && !r.source.is_empty());
-            // A script that gives up has no total; what follows it ends the waiting.
-            let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
-            (total.is_some() || is_over).then(|| total.cloned())
-        });
-        let records = vm.records().to_vec();
-        vm.kill()?;
-        let mut outcome = Outcome {
-            faults: faults::collect(&records, UNIT),
-            recoveries: recoveries(&records),
-            ..Outcome::default()
-        };
-        match end {
-            Ok((Some(total), _)) => outcome.totals = counts(&total),
-            Ok((None, _)) => outcome.broken = Some("the guest's script gave up".into()),
-            Err(error) => outcome.broken = Some(format!("{error:#}")),
-        }
-        Ok((outcome, records))
+        follow(&machine, limit, &Guest { does: "script", total: "script-total", unit: UNIT })
     }
 }
 
+/// What the guest of a boot does, and whom the faults hit meanwhile.
+pub struct Guest<'a> {
+    /// Its work, for messages.
+    pub does: &'a str,
+    /// The record that ends it.
+    pub total: &'a str,
+    /// The unit that is broken.
+    pub unit: &'a str,
+}
+
+/// Boots, waits for the end of the guest's work, and ends the machine; gives every record, too.
+pub fn follow(
+    machine: &Machine,
+    limit: Duration,
+    guest: &Guest<'_>,
+) -> Result<(Outcome, Vec<Record>)> {
+    let mut vm = Vm::start(machine, limit)?;
+    let awaited = format!("the end of the guest's {}", guest.does);
+    let end = vm.wait_for(&awaited, limit, |line, record| {
+        let total = record.filter(|r| r.is(guest.total) && !r.source.is_empty());
+        // Work that is given up has no total; what follows it ends the waiting.
+        let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
+        (total.is_some() || is_over).then(|| total.cloned())
+    });
+    let records = vm.records().to_vec();
+    vm.kill()?;
+    let mut outcome = Outcome {
+        faults: faults::collect(&records, guest.unit),
+        recoveries: recoveries(&records),
+        ..Outcome::default()
+    };
+    match end {
+        Ok((Some(total), _)) => outcome.totals = counts(&total),
+        Ok((None, _)) => outcome.broken = Some(format!("the guest's {} gave up", guest.does)),
+        Err(error) => outcome.broken = Some(format!("{error:#}")),
+    }
+    Ok((outcome, records))
+}
+
 /// Recoveries of any unit, of the orchestrator too.
-pub fn recoveries(records: &[Record]) -> u64 {
+fn recoveries(records: &[Record]) -> u64 {
     let own = records.iter().filter(|r| r.source.is_empty());
     own.filter(|r| r.is("recovered") || r.is("self-recovered")).count() as u64
 }
 
 /// The numbers of a record.
-pub fn counts(record: &Record) -> Vec<(String, u64)> {
+fn counts(record: &Record) -> Vec<(String, u64)> {
     let fields = record.value.as_object().into_iter().flatten();
     fields.filter_map(|(name, value)| Some((name.clone(), value.as_u64()?))).collect()
 }

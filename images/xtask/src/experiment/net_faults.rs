@@ -7,11 +7,11 @@ use anyhow::Result;
 use system::Role;
 
 use super::Options;
-use super::harness::{Outcome, Parts, counts, recoveries};
-use crate::faults::{self, Plan};
+use super::harness::{Guest, Outcome, Parts, follow};
+use crate::faults::Plan;
 use crate::guest::variant;
 use crate::progress::Steps;
-use crate::qemu::{Clock, ECHO, GATEWAY, Machine, Vm};
+use crate::qemu::{Clock, ECHO, GATEWAY, Machine};
 use crate::report::{Promise, Report};
 
 /// The experiment's name.
@@ -91,25 +91,8 @@ fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     machine.orchestrator_args.push(plan.word_for(Role::Net)?);
     machine.orchestrator_args.push(format!("rung={rung}"));
     let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
-    let mut vm = Vm::start(&machine, limit)?;
-    let end = vm.wait_for("the end of the guest's stream", limit, |line, record| {
-        let total = record.filter(|r| r.is("net-total") && !r.source.is_empty());
-        let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
-        (total.is_some() || is_over).then(|| total.cloned())
-    });
-    let records = vm.records().to_vec();
-    vm.kill()?;
-    let mut outcome = Outcome {
-        faults: faults::collect(&records, UNIT),
-        recoveries: recoveries(&records),
-        ..Outcome::default()
-    };
-    match end {
-        Ok((Some(total), _)) => outcome.totals = counts(&total),
-        Ok((None, _)) => outcome.broken = Some("the guest's stream gave up".into()),
-        Err(error) => outcome.broken = Some(format!("{error:#}")),
-    }
-    Ok(outcome)
+    let guest = Guest { does: "stream", total: "net-total", unit: UNIT };
+    Ok(follow(&machine, limit, &guest)?.0)
 }
 
 /// Turns the outcomes into samples and holds them to the promises.
