@@ -8,7 +8,7 @@ use crate::image::Firmware;
 use crate::process::Tool;
 use crate::progress::Steps;
 use crate::refusals::{self, REFUSALS};
-use crate::suite::{self, BOOTS};
+use crate::suite::{self, BOOTS, Boot};
 use crate::{build, hosted, image, packages, peer};
 
 /// Compiling and running every host test on a slow machine.
@@ -149,7 +149,7 @@ fn failures(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Every unikernel's self-test, every boot in every way, and the ISO.
+/// Every unikernel's self-test, every boot in every way, every refusal, and the ISO.
 fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
     build::run(&build::Options::default())?;
     let present: Vec<&str> = build::present()?.iter().map(|unit| unit.name).collect();
@@ -165,12 +165,8 @@ fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
         suite.totals.passed += passed;
         suite.totals.failed += failed;
     }
-    for boot in &BOOTS {
-        for way in boot.ways {
-            let label = format!("boot {} ({})", boot.name, way.name);
-            suite.item(&label, boot.initial, || suite::boot(boot, *way));
-        }
-    }
+    let of_this_host = |boot: &&Boot| boot.system.is_none();
+    BOOTS.iter().filter(of_this_host).for_each(|boot| suite.boot(boot));
     for refusal in &REFUSALS {
         let label = format!("refusal {}", refusal.name);
         suite.item(&label, HOST, || refusals::run(refusal));
@@ -180,6 +176,8 @@ fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
             suite.totals.note(image::boot(steps, firmware));
         }
     }
+    // Boots of other systems replace the images, so nothing comes after them.
+    BOOTS.iter().filter(|boot| !of_this_host(boot)).for_each(|boot| suite.boot(boot));
     Ok(suite.totals)
 }
 
@@ -203,6 +201,13 @@ impl Suite<'_> {
         let is_possible = needs.is_empty() || self.present.contains(&needs);
         self.totals.skipped += usize::from(!is_possible);
         is_possible
+    }
+
+    fn boot(&mut self, boot: &Boot) {
+        for way in boot.ways {
+            let label = format!("boot {} ({})", boot.name, way.name);
+            self.item(&label, boot.initial, || suite::boot(boot, *way));
+        }
     }
 
     fn item(&mut self, label: &str, needs: &str, work: impl FnOnce() -> Result<String>) {
