@@ -160,6 +160,10 @@ pub trait Control: Xen {
     /// goes on where it fell.
     fn resume(&self, id: DomId) -> Result<(), XenError>;
 
+    /// Ends the domain as if it had shut itself down, whether it runs, sleeps or is paused
+    /// (`SCHEDOP_remote_shutdown`).
+    fn shut_down(&self, id: DomId, reason: ShutdownReason) -> Result<(), XenError>;
+
     /// Gives the domain memory: `frames.len()` extents of `1 << order` pages. On entry `frames`
     /// holds the first guest frame of each; for PV domains it holds the machine frames on return.
     /// Long.

@@ -208,6 +208,13 @@ pub struct EvtchnStatus {
     pub u: [u32; 2],
 }
 
+/// `sched_remote_shutdown`.
+#[repr(C)]
+pub struct SchedRemoteShutdown {
+    pub domid: u16,
+    pub reason: u32,
+}
+
 /// `sched_watchdog`.
 #[repr(C)]
 pub struct SchedWatchdog {

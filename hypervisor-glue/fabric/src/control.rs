@@ -57,6 +57,17 @@ pub enum Rung {
 }
 
 impl Rung {
+    /// Its name, for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::First => "first start",
+            Self::Microreset => "microreset",
+            Self::Microreboot => "microreboot",
+            Self::Rebuild => "rebuild",
+            Self::Global => "global restart",
+        }
+    }
+
     const fn from_code(code: u8) -> Option<Self> {
         Some(match code {
             0 => Self::First,

@@ -2,7 +2,7 @@
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PciAddress, Port, PortStatus, PvEntry, Registers, Width, XenError,
+    HvmParam, PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Width, XenError,
 };
 
 use crate::machine::{Call, Domain, VcpuState};
@@ -107,6 +107,12 @@ impl Control for FakeXen {
             domain.state = DomainState::Alive;
             Ok(())
         })
+    }
+
+    fn shut_down(&self, id: DomId, reason: ShutdownReason) -> Result<(), XenError> {
+        self.control(Call::ShutDown, id, |_| Ok(()))?;
+        self.machine.shut_down(id, reason);
+        Ok(())
     }
 
     fn populate(

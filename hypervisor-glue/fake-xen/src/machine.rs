@@ -32,6 +32,7 @@ pub enum Call {
     Pause,
     Unpause,
     Resume,
+    ShutDown,
     Populate,
     MapForeign,
     MapGrantTable,

@@ -152,6 +152,7 @@ impl<C: Control> Control for Breaking<'_, C> {
         pause(id: DomId) -> Result<(), XenError>;
         unpause(id: DomId) -> Result<(), XenError>;
         resume(id: DomId) -> Result<(), XenError>;
+        shut_down(id: DomId, reason: ShutdownReason) -> Result<(), XenError>;
         map_foreign(
             id: DomId, frames: &[Frame], access: Access
         ) -> Result<C::Mapping, XenError>;

@@ -6,9 +6,15 @@
 //! acts at seeded instants: `gap_us` (± half) after the last fault, counted from the moment the
 //! unit has been handed `after` pieces of work, then a seeded number of nanoseconds after the
 //! next piece of work, so that the unit is caught in the middle of it.
+//!
+//! `row:2+10` asks for faults in a row, first two, then ten: the first of a row comes at a seeded
+//! instant, each other one as soon as the unit lives again, in the middle of its recovery. `with:5`
+//! ends another unit at the instant at which a row begins.
 
-use abi::{Access, Control, DomId, DomainState, Frame, Registers, XenError};
-use fabric::SharedMemory;
+use abi::{Access, Control, DomId, DomainState, Frame, Registers, ShutdownReason, XenError};
+use fabric::{Epoch, SharedMemory};
+
+use crate::inject_rows::Rows;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
 const MAX_AIM_NS: u64 = 25_000;
@@ -37,6 +43,8 @@ pub enum Kind {
     WildRegisters,
     /// The next instruction is an endless loop of the unit's own text.
     EndlessLoop,
+    /// The domain is shut down as crashed, asleep or not.
+    Shutdown,
     /// The vCPU is paused behind the watcher's back.
     Paused,
     /// One bit of one of the unit's pages, chosen uniformly, is flipped.
@@ -45,11 +53,12 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds, in the order of their names in plans.
-    pub const ALL: [(Self, &'static str); 7] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::WildJump, "crash-wild-jump"),
         (Self::Undefined, "crash-undefined"),
         (Self::WildStack, "crash-wild-stack"),
         (Self::WildRegisters, "crash-wild-registers"),
+        (Self::Shutdown, "crash-shutdown"),
         (Self::EndlessLoop, "hang-loop"),
         (Self::Paused, "hang-paused"),
         (Self::FlipPage, "flip-page"),
@@ -93,6 +102,10 @@ pub struct Plan {
     pub gap_us: u64,
     /// Pieces of work the unit is handed before the first fault.
     pub after: u64,
+    /// Which faults come in a row.
+    pub rows: Rows,
+    /// Another unit, which is shut down as crashed when a row begins.
+    pub with: Option<DomId>,
 }
 
 impl Plan {
@@ -108,18 +121,19 @@ impl Plan {
             seed: 1,
             gap_us: 20_000,
             after: 0,
+            rows: Rows::single(),
+            with: None,
         };
         for field in text.split(';') {
             let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
-            let number = || value.parse::<u64>().map_err(|_| PlanError::NotANumber(field));
+            let wrong = PlanError::NotANumber(field);
+            let number = || value.parse::<u64>().map_err(|_| wrong);
+            let domid = || value.parse::<u16>().map(DomId).map_err(|_| wrong);
             match name {
-                "unit" => {
-                    let domid = value.parse::<u16>().map_err(|_| PlanError::NotANumber(field))?;
-                    plan.unit = DomId(domid);
-                }
-                "count" => {
-                    plan.count = value.parse().map_err(|_| PlanError::NotANumber(field))?;
-                }
+                "unit" => plan.unit = domid()?,
+                "with" => plan.with = Some(domid()?),
+                "row" => plan.rows = Rows::parse(value).ok_or(wrong)?,
+                "count" => plan.count = value.parse().map_err(|_| wrong)?,
                 "seed" => plan.seed = number()?,
                 "gap_us" => plan.gap_us = number()?,
                 "after" => plan.after = number()?,
@@ -187,6 +201,8 @@ enum Aim {
     Waiting,
     /// Until this time and this piece of work; then at the next piece.
     Armed { from_ns: u64, from_work: u64 },
+    /// Until the unit lives another life than this one; then soon.
+    Following { life: Epoch },
     /// Fires at this time if the unit is awake then, else looks again after `step_ns`.
     Firing { at_ns: u64, step_ns: u64 },
     /// All faults are injected.
@@ -226,12 +242,13 @@ impl Injector {
         match self.aim {
             Aim::Firing { at_ns, .. } => Some(at_ns),
             Aim::Armed { from_ns, .. } if self.is_self_driven => Some(from_ns),
-            Aim::Waiting | Aim::Armed { .. } | Aim::Done => None,
+            Aim::Waiting | Aim::Armed { .. } | Aim::Following { .. } | Aim::Done => None,
         }
     }
 
-    /// Looks at the clock and at the number of pieces of work handed to the unit so far; injects
-    /// a fault when its instant has come. `frames` are the unit's machine frames.
+    /// Looks at the clock, at the number of pieces of work handed to the unit so far and at the
+    /// life it lives; injects a fault when its instant has come. `frames` are the unit's machine
+    /// frames.
     ///
     /// # Errors
     /// What Xen says when it refuses: the fault does not count as injected and is tried again.
@@ -239,6 +256,7 @@ impl Injector {
         &mut self,
         xen: &C,
         work: u64,
+        life: Epoch,
         frames: &[Frame],
     ) -> Result<Option<Injected>, XenError> {
         let now_ns = xen.now_ns();
@@ -249,11 +267,11 @@ impl Injector {
             Aim::Armed { from_ns, from_work }
                 if new_work && now_ns >= from_ns && (work >= from_work || self.is_self_driven) =>
             {
-                let at_ns = now_ns + self.random_below(MAX_AIM_NS);
-                self.aim = Aim::Firing { at_ns, step_ns: FIRST_STEP_NS };
+                self.fire_soon(now_ns);
             }
+            Aim::Following { life: broken } if life != broken => self.fire_soon(now_ns),
             Aim::Firing { at_ns, step_ns } if now_ns >= at_ns => {
-                let fired = self.fire(xen, frames)?;
+                let fired = self.fire(xen, life, frames)?;
                 if fired.is_none() {
                     self.look_again(xen.now_ns(), step_ns);
                 }
@@ -270,6 +288,11 @@ impl Injector {
         self.aim = Aim::Armed { from_ns, from_work };
     }
 
+    fn fire_soon(&mut self, now_ns: u64) {
+        let at_ns = now_ns + self.random_below(MAX_AIM_NS);
+        self.aim = Aim::Firing { at_ns, step_ns: FIRST_STEP_NS };
+    }
+
     /// The unit slept: it is looked at again a little later, or with its next piece of work.
     fn look_again(&mut self, now_ns: u64, step_ns: u64) {
         self.aim = if step_ns > LAST_STEP_NS {
@@ -284,21 +307,31 @@ impl Injector {
     fn fire<C: Control>(
         &mut self,
         xen: &C,
+        life: Epoch,
         frames: &[Frame],
     ) -> Result<Option<Injected>, XenError> {
         let kind = self.plan.kinds[self.injected as usize % self.plan.kinds.len()];
         let at_ns = match kind {
             Kind::FlipPage => Some(self.flip(xen, frames)?),
+            Kind::Shutdown => Some(crash(xen, self.plan.unit)?),
             _ if !runs_its_own_code(xen, self.plan.unit)? => None,
             _ => self.stop(xen, kind)?,
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
         self.injected += 1;
+        let begins = self.plan.rows.begins();
+        let goes_on = self.plan.rows.advance();
         if self.injected == self.plan.count {
             self.aim = Aim::Done;
+        } else if goes_on {
+            self.aim = Aim::Following { life };
         } else {
             self.arm(at_ns, self.work_seen + WORK_BETWEEN);
+        }
+        if let Some(other) = self.plan.with.filter(|_| begins) {
+            // One that is away already cannot fall.
+            let _ = crash(xen, other);
         }
         Ok(Some(Injected { number, kind, at_ns }))
     }
@@ -349,6 +382,12 @@ impl Injector {
     }
 }
 
+/// Shuts a unit down as crashed.
+fn crash<C: Control>(xen: &C, unit: DomId) -> Result<u64, XenError> {
+    let at_ns = xen.now_ns();
+    xen.shut_down(unit, ShutdownReason::Crash).map(|()| at_ns)
+}
+
 /// Whether the unit is in the middle of its own code. While it waits, and until the event that ends
 /// the wait is delivered, its upcalls are not masked (`vcpu_info`, xen.h).
 fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError> {
@@ -391,7 +430,7 @@ fn changed(before: &Registers, kind: Kind, wild: u64, gadgets: Gadgets) -> Regis
             rip: before.rip,
             rflags: before.rflags,
         },
-        Kind::Paused | Kind::FlipPage => *before,
+        Kind::Shutdown | Kind::Paused | Kind::FlipPage => *before,
     }
 }
 
@@ -420,6 +459,7 @@ mod tests {
             ("unit", PlanError::UnknownField("unit")),
             ("unit:1", PlanError::Incomplete),
             ("kinds:hang-loop", PlanError::Incomplete),
+            ("row:1+0", PlanError::NotANumber("row:1+0")),
         ];
         for (text, error) in cases {
             assert_eq!(Plan::parse(text), Err(error), "{text}");
@@ -444,21 +484,22 @@ mod tests {
         assert!((5..20).contains(&looks), "{looks} looks at one piece of work");
     }
 
+    const WHAT: CreateDomain = CreateDomain {
+        pvh: false,
+        vcpus: 1,
+        max_memory_kib: 64,
+        max_port: 15,
+        grant_frames: 1,
+        maptrack_frames: 1,
+    };
+
     /// An injector of one fault that is due now, and a host whose unit runs.
     fn due(kind: Kind) -> (Injector, Machine) {
         let mut plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
         plan.kinds[0] = kind;
         let machine = Machine::new();
-        let what = CreateDomain {
-            pvh: false,
-            vcpus: 1,
-            max_memory_kib: 64,
-            max_port: 15,
-            grant_frames: 1,
-            maptrack_frames: 1,
-        };
         let xen = machine.domain(DomId::ORCHESTRATOR);
-        xen.create_domain(plan.unit, &what).unwrap();
+        xen.create_domain(plan.unit, &WHAT).unwrap();
         xen.unpause(plan.unit).unwrap();
         let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 });
         injector.aim = Aim::Firing { at_ns: 0, step_ns: FIRST_STEP_NS };
@@ -471,12 +512,12 @@ mod tests {
             let (mut injector, machine) = due(kind);
             let (unit, xen) = (injector.unit(), machine.domain(DomId::ORCHESTRATOR));
             machine.fall_asleep_when_paused(unit);
-            assert_eq!(injector.poll(&xen, 1, &[]), Ok(None));
+            assert_eq!(injector.poll(&xen, 1, 1, &[]), Ok(None));
             assert_eq!((machine.pauses(unit), xen.registers(unit).unwrap().rip), (0, 0));
             assert!(injector.due_ns().is_some(), "it is looked at again");
             machine.set_scheduled(unit, false, true);
             machine.advance(2 * FIRST_STEP_NS);
-            let injected = injector.poll(&xen, 1, &[]).unwrap().expect("it is awake");
+            let injected = injector.poll(&xen, 1, 1, &[]).unwrap().expect("it is awake");
             assert_eq!((injected.number, injected.kind), (0, kind));
             let is_paused = u32::from(kind == Kind::Paused);
             assert_eq!(machine.pauses(unit), is_paused);
@@ -486,14 +527,38 @@ mod tests {
     }
 
     #[test]
+    fn faults_in_a_row_follow_each_life_and_another_unit_falls_with_the_first() {
+        let (mut injector, machine) = due(Kind::EndlessLoop);
+        let (unit, xen) = (injector.unit(), machine.domain(DomId::ORCHESTRATOR));
+        let other = DomId(5);
+        xen.create_domain(other, &WHAT).unwrap();
+        injector.plan.count = 3;
+        injector.plan.rows = Rows::parse("2+1").unwrap();
+        injector.plan.with = Some(other);
+        assert!(injector.poll(&xen, 1, 1, &[]).unwrap().is_some());
+        let crashed = DomainState::Shutdown(ShutdownReason::Crash);
+        assert_eq!(xen.domain_info(other).unwrap().unwrap().state, crashed);
+        xen.resume(other).unwrap();
+        let mut poll = |work, life| {
+            machine.advance(MAX_AIM_NS);
+            injector.poll(&xen, work, life, &[]).unwrap().map(|fault| fault.number)
+        };
+        assert_eq!([poll(500, 1), poll(900, 1)], [None, None], "the broken life is left alone");
+        assert_eq!([poll(900, 2), poll(900, 2)], [None, Some(1)], "without any work");
+        assert_eq!(xen.domain_info(other).unwrap().unwrap().state, DomainState::Alive);
+        assert_eq!([poll(900, 3), poll(900, 4)], [None, None], "the row is over");
+        assert_eq!(machine.pauses(unit), 0);
+    }
+
+    #[test]
     fn the_next_fault_waits_for_work_however_late_it_comes() {
         let (mut injector, machine) = due(Kind::EndlessLoop);
         injector.plan.count = 2;
         let xen = machine.domain(DomId::ORCHESTRATOR);
-        assert!(injector.poll(&xen, 100, &[]).unwrap().is_some());
+        assert!(injector.poll(&xen, 100, 1, &[]).unwrap().is_some());
         machine.advance(1_000_000_000);
         let mut poll = |work| {
-            injector.poll(&xen, work, &[]).unwrap();
+            injector.poll(&xen, work, 1, &[]).unwrap();
             injector.due_ns().is_some()
         };
         assert!(!(101..100 + WORK_BETWEEN).any(&mut poll));

@@ -23,6 +23,7 @@ pub mod guest_memory;
 pub mod host;
 pub mod inject_calls;
 pub mod inject_own;
+pub mod inject_rows;
 pub mod injector;
 pub mod jobs;
 pub mod keyboard;

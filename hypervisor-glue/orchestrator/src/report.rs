@@ -104,6 +104,8 @@ pub enum Note {
         unit: &'static str,
         /// Why it failed this time.
         reason: Reason,
+        /// What will be done.
+        rung: Rung,
         /// When it goes on.
         until_ns: u64,
     },
@@ -245,11 +247,12 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             received_ns / 1_000,
             for_ns / 1_000_000,
         )),
-        Note::Delayed { unit, reason, until_ns } => {
+        Note::Delayed { unit, reason, rung, until_ns } => {
             let delay_us = until_ns.saturating_sub(at_ns) / 1_000;
-            let reason = word(*reason);
+            let (reason, what) = (word(*reason), rung.name());
             line.say(format_args!(
-                "{unit} failed again ({reason}); its recovery waits {delay_us} us"
+                "{unit} failed again ({reason}): rung {}, {what}, in {delay_us} us",
+                *rung as u8,
             ));
         }
         Note::Busy { unit } => {

@@ -110,9 +110,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let Some(index) = self.host.units.iter().position(|unit| unit.domid == domid) else {
             return;
         };
-        let work = self.host.units[index].handed;
+        let (work, life) = (self.host.units[index].handed, self.host.units[index].life);
         let xen = self.host.xen;
-        match injector.poll(xen, work, self.jobs.frames(index)) {
+        match injector.poll(xen, work, life, self.jobs.frames(index)) {
             Ok(None) => {}
             Ok(Some(fault)) => {
                 // The fault takes effect when the unit gets the CPU: at once.

@@ -340,7 +340,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             Report::Starved { for_ns, received_ns } => {
                 Note::Starved { unit: name, for_ns, received_ns }
             }
-            Report::Delayed { reason, until_ns } => Note::Delayed { unit: name, reason, until_ns },
+            Report::Delayed { reason, rung, until_ns } => {
+                Note::Delayed { unit: name, reason, rung, until_ns }
+            }
             Report::Refused => Note::Busy { unit: name },
         };
         self.notes.add(now_ns, note);

@@ -74,6 +74,8 @@ pub enum Report {
     Delayed {
         /// Why it failed this time.
         reason: Reason,
+        /// What will be done.
+        rung: Rung,
         /// When it goes on, in ns.
         until_ns: u64,
     },

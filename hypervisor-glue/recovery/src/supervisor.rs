@@ -203,7 +203,8 @@ impl<const N: usize> Supervisor<N> {
         }
         let until_ns = now_ns + step.delay_ns;
         unit.state = State::Waiting { rung, until_ns };
-        actions.push(Action::Report { unit: index, report: Report::Delayed { reason, until_ns } });
+        let report = Report::Delayed { reason, rung, until_ns };
+        actions.push(Action::Report { unit: index, report });
     }
 
     fn recover(&mut self, index: usize, rung: Rung, actions: &mut Actions) {

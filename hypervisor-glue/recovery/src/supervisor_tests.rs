@@ -285,7 +285,10 @@ fn a_job_that_fails_takes_the_next_rung() {
     let mut supervisor = alone();
     supervisor.handle(5, 0, Event::Failed(Reason::Hang));
     let actions = list(supervisor.handle(6, 0, Event::JobFailed));
-    assert!(matches!(actions[2], Action::Report { report: Report::Delayed { .. }, .. }));
+    assert!(matches!(
+        actions[2],
+        Action::Report { report: Report::Delayed { rung: Rung::Microreboot, .. }, .. }
+    ));
     let at = supervisor.wake_at().unwrap();
     let actions = list(supervisor.handle(at, 0, Event::Timer(None)));
     assert_eq!(actions, [recover(0, Rung::Microreboot, 3)]);

@@ -3,7 +3,10 @@
 use core::cell::{Cell, UnsafeCell};
 
 use abi::hypercall::{Call, hypercall, outcome};
-use abi::layout::{AcquireResource, HvmParamArgument, MemoryReservation, MmuextOp, SchedWatchdog};
+use abi::layout::{
+    AcquireResource, HvmParamArgument, MemoryReservation, MmuextOp, SchedRemoteShutdown,
+    SchedWatchdog,
+};
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
     HvmParam, PAGE_SIZE, PciAddress, Port, PvEntry, Registers, ShutdownReason, Width, XenError,
@@ -163,6 +166,14 @@ impl Control for Hypervisor {
 
     fn resume(&self, id: DomId) -> Result<(), XenError> {
         domctl(Operation::Resume, id)
+    }
+
+    fn shut_down(&self, id: DomId, reason: ShutdownReason) -> Result<(), XenError> {
+        /// `SCHEDOP_remote_shutdown`.
+        const REMOTE_SHUTDOWN: u64 = 4;
+        let mut end = SchedRemoteShutdown { domid: id.0, reason: u32::from(reason.code()) };
+        // SAFETY: The operation's structure.
+        unsafe { hypervisor::sched_op(REMOTE_SHUTDOWN, &mut end) }.map(|_| ())
     }
 
     fn populate(

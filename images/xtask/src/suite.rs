@@ -70,8 +70,8 @@ pub const VIRTUAL: Way = Way { cpus: 1, clock: Clock::Virtual, name: "virtual-sm
 /// Two CPUs on the real clock: nothing may rest on one CPU or on a calm machine.
 pub const REAL: Way = Way { cpus: 2, clock: Clock::Real, name: "real-smp2" };
 
-/// The boots. Those of another system come last: they replace the images that `build` left.
-pub const BOOTS: [Boot; 4] = [
+/// The boots.
+pub const BOOTS: [Boot; 5] = [
     Boot {
         name: "runtime-trials",
         initial: "glue-orchestrator",
@@ -103,6 +103,40 @@ pub const BOOTS: [Boot; 4] = [
         end: End::With(Outcome::Passed),
         // On the real clock a guest of a busy machine takes minutes to boot.
         patience_s: 400,
+    },
+    Boot {
+        name: "ladder",
+        initial: "orchestrator",
+        system: None,
+        module: None,
+        has_faults: false,
+        // Two units at once; the same, and the store again while it recovers; ten in a row.
+        arguments: &["inject=unit:1;with:5;kinds:crash-shutdown;row:1+2+10;count:13;seed:1;\
+                      gap_us:1500000;after:70"],
+        ways: &[VIRTUAL],
+        expect: &[
+            Expect::Lines(&[
+                "\"recovered\",\"unit\":\"xenstore-uk\"*\"rung\":1",
+                "\"recovered\",\"unit\":\"tool-uk\"*\"rung\":1",
+            ]),
+            Expect::Line("demo: wrote*read it back"),
+            Expect::Line("xenstore-uk failed again*: rung 1, microreset, in"),
+            Expect::Line("\"recovered\",\"unit\":\"xenstore-uk\"*\"rung\":1"),
+            Expect::Line("demo: wrote*read it back"),
+            Expect::Line("xenstore-uk failed again*: rung 1, microreset, in"),
+            Expect::Line("xenstore-uk failed again*: rung 2, microreboot, in"),
+            Expect::Line("xenstore-uk failed again*: rung 2, microreboot, in"),
+            Expect::Line("xenstore-uk failed again*: rung 3, rebuild, in"),
+            Expect::Line("xenstore-uk failed again*: rung 3, rebuild, in"),
+            Expect::Line("xenstore-uk failed again*: rung 4, global restart, in"),
+            Expect::Line("xenstore-uk failed again*: rung 3, rebuild, in"),
+            Expect::Line("\"recovered\",\"unit\":\"xenstore-uk\"*\"rung\":3"),
+            Expect::Line("demo: wrote*read it back"),
+            Expect::Type("ePy"),
+            Expect::Line("16 failures so far"),
+        ],
+        end: End::With(Outcome::Passed),
+        patience_s: 180,
     },
     Boot {
         name: "watchdog",
