@@ -11,6 +11,7 @@
 //! | [`health`] | what a unit tells: state, progress, last recovery, panic | unit → orchestrator |
 //! | [`kick`] | ids of connections with something to do, one ring per direction | both |
 //! | [`message`] | operations and replies | both |
+//! | [`keys`] | what the operator types for a guest | orchestrator → toolstack |
 //! | [`log`] | text lines of a unit | unit → orchestrator |
 //! | [`domains`] | the table of guests | orchestrator → all |
 //! | [`record`] | one value that survives a crash at any store | one writer |
@@ -35,6 +36,7 @@ pub mod control;
 pub mod domains;
 pub mod epitaph;
 pub mod health;
+pub mod keys;
 pub mod kick;
 pub mod log;
 mod memory;

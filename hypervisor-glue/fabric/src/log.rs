@@ -185,6 +185,16 @@ impl<M: SharedMemory> LogReader<M> {
         Self { memory, cells, read: 0, lost: 0 }
     }
 
+    /// As [`LogReader::new`], but goes on behind cell number `read`.
+    pub fn resume(memory: M, read: u64) -> Self {
+        Self { read, ..Self::new(memory) }
+    }
+
+    /// Number of the last cell that was read, or passed over.
+    pub fn position(&self) -> u64 {
+        self.read
+    }
+
     /// The next cell, if there is one. Looks at no more cells than the log has; a caller that
     /// prints takes a bounded number per round.
     pub fn next_line(&mut self) -> Option<Line> {

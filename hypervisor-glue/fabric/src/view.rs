@@ -84,6 +84,10 @@ pub enum RegionKind {
     Journal,
     /// Guests' console output on its way to the serial console.
     ConsoleOut,
+    /// [`crate::keys`]: what the operator types for guests.
+    ConsoleIn,
+    /// [`crate::keys`]: how much of it the toolstack has passed on.
+    ConsoleTaken,
     /// The client's page of the unit's XenStore connection (`wire::ring`).
     StoreClient,
     /// The store's page of the unit's XenStore connection (`wire::ring`).
@@ -106,6 +110,8 @@ impl RegionKind {
             Self::Replies => "replies",
             Self::Journal => "journal",
             Self::ConsoleOut => "console-out",
+            Self::ConsoleIn => "console-in",
+            Self::ConsoleTaken => "console-taken",
             Self::StoreClient => "store-client",
             Self::StoreServer => "store-server",
             Self::Domains => "domains",

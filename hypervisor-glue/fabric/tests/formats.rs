@@ -4,6 +4,7 @@ use fabric::archive::ArchiveBuilder;
 use fabric::control::{Command, ControlWriter, Order, Rung};
 use fabric::domains::{Domain, DomainKind, DomainState, DomainsWriter};
 use fabric::health::{HealthWriter, Panic, RecoveryReport, State};
+use fabric::keys::{Key, KeyReader, KeyWriter};
 use fabric::kick::KickWriter;
 use fabric::log::{Level, LogWriter};
 use fabric::message::{MessageId, MessageWriter};
@@ -100,6 +101,24 @@ fn log() {
     let mut writer = LogWriter::new(memory.clone());
     writer.line(0x0102, Level::Information, format_args!("ready"));
     compare("log", &bytes_of(&memory));
+}
+
+#[test]
+fn keys() {
+    let (typed, taken) = (HeapMemory::new(4096), HeapMemory::new(4096));
+    let mut writer = KeyWriter::new(&typed, &taken);
+    let mut reader = KeyReader::new(&taken, &typed);
+    writer.attach(Some(17));
+    for (byte, position) in [(b'k', 5), (b'e', 6)] {
+        writer.push(Key { domid: 17, byte }).unwrap();
+        reader.peek().unwrap();
+        reader.place(position);
+        if byte == b'k' {
+            reader.consume();
+        }
+    }
+    compare("keys", &bytes_of(&typed));
+    compare("keys-taken", &bytes_of(&taken));
 }
 
 #[test]

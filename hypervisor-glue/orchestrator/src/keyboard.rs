@@ -7,6 +7,7 @@
 //! | `s` | status of units and guests |
 //! | `e` | epitaphs: what is known of each failure, the latest last |
 //! | `d`, then `1` … `9` | has that unit write its state to its log |
+//! | `c`, then a guest's number, then Enter | attaches to that guest's console, until Ctrl-] |
 //! | `1` … `9` | restarts that unit (its place in the status list), by a rebuild |
 //! | `R`, then `y` | reboots the machine |
 //! | `P`, then `y` | powers the machine off |
@@ -24,6 +25,8 @@ pub enum Request {
     Restart(usize),
     /// Have the unit at this place write its state to its log.
     Dump(usize),
+    /// Pass what is typed to the console of the guest with this domid.
+    Attach(u16),
     /// Say that `y` confirms what was asked.
     Confirm(&'static str),
     /// Reboot the machine.
@@ -34,22 +37,32 @@ pub enum Request {
     Unknown(u8),
 }
 
-/// Turns keys into requests; remembers only an unconfirmed one.
+/// Turns keys into requests; remembers only one that is not complete.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Keyboard {
     unconfirmed: Option<Request>,
     dump: bool,
+    /// A guest's number, as far as it is typed.
+    guest: Option<u16>,
 }
 
 impl Keyboard {
     /// A keyboard with nothing typed.
     pub const fn new() -> Self {
-        Self { unconfirmed: None, dump: false }
+        Self { unconfirmed: None, dump: false, guest: None }
     }
 
     /// What the key means after the keys before it. Line ends mean nothing and are no mistake.
     pub fn key(&mut self, key: u8, units: usize) -> Option<Request> {
+        let guest = self.guest.take();
         if key == b'\r' || key == b'\n' {
+            return guest.map(Request::Attach);
+        }
+        if let Some(number) = guest
+            && key.is_ascii_digit()
+        {
+            // A number beyond every domid is no guest's.
+            self.guest = Some(number.saturating_mul(10).saturating_add(u16::from(key - b'0')));
             return None;
         }
         if let Some(request) = self.unconfirmed.take()
@@ -70,6 +83,10 @@ impl Keyboard {
                 self.dump = true;
                 return None;
             }
+            b'c' => {
+                self.guest = Some(0);
+                return None;
+            }
             b'R' => self.confirm(Request::Reboot, "reboot"),
             b'P' => self.confirm(Request::PowerOff, "power off"),
             other => Request::Unknown(other),
@@ -83,9 +100,10 @@ impl Keyboard {
 }
 
 /// The list of keys, a line each.
-pub const HELP: [&str; 5] = [
+pub const HELP: [&str; 6] = [
     "keys: h this list, s status, e epitaphs",
     "      1-9 restart that unit of the status list, d 1-9 have it dump its state",
+    "      c N Enter attach to the console of guest dN, until Ctrl-]",
     "      R y reboot the machine, P y power it off",
     "what a unit did is in its epitaphs; guests keep running whatever you restart here,",
     "but R and P end them all",
@@ -105,6 +123,13 @@ mod tests {
         assert_eq!(typed(b"se\r\n1"), [Request::Status, Request::Epitaphs, Request::Restart(0)]);
         assert_eq!(typed(b"3"), [Request::Unknown(b'3')]);
         assert_eq!(typed(b"d\r\n2"), [Request::Dump(1)]);
+    }
+
+    #[test]
+    fn a_guests_number_ends_with_its_line() {
+        assert_eq!(typed(b"c17\r"), [Request::Attach(17)]);
+        assert_eq!(typed(b"c99999\n1"), [Request::Attach(u16::MAX), Request::Restart(0)]);
+        assert_eq!(typed(b"c1s\r"), [Request::Status]);
     }
 
     #[test]

@@ -18,6 +18,7 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+pub mod attachment;
 pub mod evidence;
 pub mod guest_memory;
 pub mod host;

@@ -5,6 +5,7 @@
 
 use abi::{Frame, Xen};
 use fabric::view::{Party, RegionKind};
+use orchestrator::attachment::Attachment;
 use orchestrator::evidence::Kept;
 use orchestrator::host::{Host, UNITS};
 use orchestrator::inject_own::{Breaking, Kind, Progress};
@@ -16,7 +17,7 @@ use orchestrator::report::{Line, Note};
 use orchestrator::slots::{Routes, Slots};
 use orchestrator::start::{self, Origin, StartError};
 use orchestrator::turn::{Next, Orchestrator};
-use orchestrator::voices::Voices;
+use orchestrator::voices::{Heard, Voices};
 use orchestrator::watch::Tuning;
 use orchestrator::watchdog::Watchdog;
 use runtime::{Boot, FabricMemory, Hypervisor, Life, Place, mishap};
@@ -27,6 +28,8 @@ runtime::orchestrator!(main, fabric_pages = system::FABRIC_PAGES);
 static FRAMES: Place<Frames> = Place::new([[Frame(0); builder::pv::MAX_PAGES as usize]; UNITS]);
 /// Epitaphs outlive a failure of ours, too.
 static EPITAPHS: Place<Kept> = Place::new(Kept::new());
+/// What was printed need not be printed again after a failure of ours.
+static HEARD: Place<Heard> = Place::new([0; UNITS + 1]);
 /// How often we recovered ourselves since the host booted.
 static RECOVERIES: Place<u32> = Place::new(0);
 /// How far a plan of failures of our own got: it goes on after each of them.
@@ -146,8 +149,9 @@ fn start<'a>(
         host,
         jobs: Jobs::new(frames),
         operations: Operations::new(archive, requests, replies),
-        voices: Voices::new(&regions),
+        voices: Voices::new(&regions, HEARD.claim()),
         keyboard: Keyboard::new(),
+        attachment: Attachment::new(&regions),
         watchdog,
         injector,
     })

@@ -5,6 +5,7 @@ use abi::Control;
 use fabric::SharedMemory;
 use fabric::control::Command;
 
+use crate::attachment::Attachment;
 use crate::host::Host;
 use crate::injector::Injector;
 use crate::jobs::Jobs;
@@ -43,9 +44,11 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     /// Work for tool-uk.
     pub operations: Operations<'a, F>,
     /// What services and guests have to say.
-    pub voices: Voices<F>,
+    pub voices: Voices<'a, F>,
     /// What the operator types.
     pub keyboard: Keyboard,
+    /// To whom else it goes.
+    pub attachment: Attachment<F>,
     /// The last resort.
     pub watchdog: Watchdog,
     /// Fault injection, when the command line asks for it.
@@ -166,6 +169,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let mut keys = [0; KEYS];
         let count = self.host.xen.console_read(&mut keys);
         for key in &keys[..count] {
+            if self.attachment.pass(&mut self.host, *key) {
+                continue;
+            }
             if let Some(request) = self.keyboard.key(*key, self.host.units.len()) {
                 self.obey(request);
             }
@@ -187,6 +193,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
             Request::Status => status::print(&self.host),
             Request::Epitaphs => status::print_epitaphs(&self.host),
             Request::Restart(index) => self.host.restart_by_operator(index),
+            Request::Attach(domid) => self.attachment.begin(&self.host, domid),
             Request::Dump(index) => self.host.units[index].give_order(Command::Dump),
             Request::Confirm(what) => line.say(format_args!("{what}: y confirms")),
             Request::Reboot => self.host.power = Some(api::Power::Reboot),

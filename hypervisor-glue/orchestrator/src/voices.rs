@@ -10,28 +10,39 @@ use crate::host::UNITS;
 use crate::regions::Regions;
 use crate::report::Line;
 
+/// How far each log was printed: the guests', then each unit's. It outlives a failure of ours, so
+/// that nothing is printed twice.
+pub type Heard = [u64; UNITS + 1];
+
 /// The logs of all units, and what guests print.
 #[derive(Debug)]
-pub struct Voices<F: SharedMemory + Copy> {
-    guests: LogReader<Part<F>>,
-    units: [LogReader<Part<F>>; UNITS],
+pub struct Voices<'a, F: SharedMemory + Copy> {
+    logs: [LogReader<Part<F>>; UNITS + 1],
+    heard: &'a mut Heard,
 }
 
-impl<F: SharedMemory + Copy> Voices<F> {
-    /// Readers of everything that is written from now on, and of what is still there.
-    pub fn new(regions: &Regions<F>) -> Self {
+impl<'a, F: SharedMemory + Copy> Voices<'a, F> {
+    /// Readers of everything behind what was `heard`, and of what is still there.
+    pub fn new(regions: &Regions<F>, heard: &'a mut Heard) -> Self {
         let tool = Party::unit(system::TOOL_UK);
-        Self {
-            guests: LogReader::new(regions.find(RegionKind::ConsoleOut, tool)),
-            units: core::array::from_fn(|index| LogReader::new(regions.unit(index).log)),
-        }
+        let logs = core::array::from_fn(|index| {
+            let log = match index.checked_sub(1) {
+                None => regions.find(RegionKind::ConsoleOut, tool),
+                Some(unit) => regions.unit(unit).log,
+            };
+            LogReader::resume(log, heard[index])
+        });
+        Self { logs, heard }
     }
 
     /// Prints one line of each. False: nobody had anything to say.
     pub fn print_some<C: Control>(&mut self, xen: &C) -> bool {
-        let mut said = print(&mut self.guests, "", xen);
-        for (index, log) in self.units.iter_mut().enumerate() {
-            said |= print(log, system::SYSTEM.units[index].name, xen);
+        let mut said = false;
+        for (index, log) in self.logs.iter_mut().enumerate() {
+            let unit = index.checked_sub(1);
+            let name = unit.map_or("", |unit| system::SYSTEM.units[unit].name);
+            said |= print(log, name, xen);
+            self.heard[index] = log.position();
         }
         said
     }

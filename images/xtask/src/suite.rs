@@ -166,7 +166,7 @@ pub const BOOTS: [Boot; 5] = [
         expect: &[
             Expect::Lines(&[
                 "(g16) demo: wrote*read it back",
-                "(g17) demo: wrote*read it back",
+                "(g17) GUEST_READY up=*work=shell",
                 "(g18) GUEST_DONE work=run exit=0",
                 "(g19) GUEST_DONE work=run exit=0",
                 "guest leaves (d18) powered off: it is removed",
@@ -175,8 +175,11 @@ pub const BOOTS: [Boot; 5] = [
                 "(g20) GUEST_DONE work=run exit=0",
             ]),
             Expect::Line("(g16) demo: wrote*read it back"),
-            Expect::Line("(g17) demo: wrote*read it back"),
-            Expect::Type("Py"),
+            // A command for the shell's guest, in whose middle tool-uk is rebuilt.
+            Expect::Type("c17\recho $((6*7))-ty\x1d2c17\rped\r"),
+            Expect::Line("\"recovered\",\"unit\":\"tool-uk\"*\"rung\":3"),
+            Expect::Line("(g17) 42-typed"),
+            Expect::Type("\x1dPy"),
         ],
         end: End::With(Outcome::Passed),
         patience_s: 180,

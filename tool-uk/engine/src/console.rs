@@ -19,6 +19,7 @@
 use alloc::vec::Vec;
 
 use fabric::SharedMemory;
+use fabric::keys::KeyReader;
 
 const INPUT_LEN: u32 = 1024;
 const OUTPUT: usize = 1024;
@@ -153,25 +154,32 @@ impl<M: SharedMemory> Console<M> {
         }
     }
 
-    /// Types bytes into the guest; returns how many it had room for. Notify the guest afterwards.
-    pub fn input(&mut self, bytes: &[u8]) -> usize {
+    /// Types the first key of `keys`, which is this guest's, and takes it out; a key that a former
+    /// life put here already is not typed again. False: the guest left no room, so the key is
+    /// lost. Notify the guest afterwards.
+    pub fn type_first<O, P>(&mut self, byte: u8, keys: &mut KeyReader<O, P>) -> bool
+    where
+        O: SharedMemory,
+        P: SharedMemory,
+    {
         let produced = self.page.load_u32(IN_PROD);
-        let waiting = produced.wrapping_sub(self.page.load_u32(IN_CONS));
-        let room = INPUT_LEN.saturating_sub(waiting) as usize;
-        let count = room.min(bytes.len());
-        let at = (produced % INPUT_LEN) as usize;
-        let (first, second) = bytes[..count].split_at(count.min(INPUT_LEN as usize - at));
-        self.page.write(at, first);
-        self.page.write(0, second);
-        self.page.store_u32(IN_PROD, produced.wrapping_add(count as u32));
-        count
+        let is_there = keys.placed() == Some(produced.wrapping_sub(1));
+        let has_room = produced.wrapping_sub(self.page.load_u32(IN_CONS)) < INPUT_LEN;
+        if has_room && !is_there {
+            keys.place(produced);
+            self.page.write((produced % INPUT_LEN) as usize, &[byte]);
+            self.page.store_u32(IN_PROD, produced.wrapping_add(1));
+        }
+        keys.consume();
+        has_room || is_there
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use fabric::HeapMemory;
+    use fabric::keys::{Key, KeyWriter};
+    use fabric::{HeapMemory, Part, TornMemory};
     use proptest::prelude::*;
 
     struct Guest {
@@ -275,18 +283,69 @@ mod tests {
         assert!(lines.last().unwrap().ends_with("later"));
     }
 
+    /// The regions of the operator's keys, with `text` typed for a guest.
+    fn typed(text: &[u8]) -> (HeapMemory, HeapMemory) {
+        let regions = (HeapMemory::new(4096), HeapMemory::new(16));
+        // The toolstack's first life begins before anything is typed.
+        KeyReader::new(regions.1.clone(), regions.0.clone());
+        let mut writer = KeyWriter::new(regions.0.clone(), regions.1.clone());
+        for byte in text {
+            writer.push(Key { domid: 17, byte: *byte }).unwrap();
+        }
+        regions
+    }
+
+    /// Passes all keys on; returns how many were lost.
+    fn type_all<M: SharedMemory, T: SharedMemory>(
+        console: &mut Console<M>,
+        taken: T,
+        keys: &HeapMemory,
+    ) -> usize {
+        let mut reader = KeyReader::new(taken, keys.clone());
+        let mut lost = 0;
+        while let Some(Key { byte, .. }) = reader.peek() {
+            lost += usize::from(!console.type_first(byte, &mut reader));
+        }
+        lost
+    }
+
     #[test]
-    fn typed_bytes_fit_the_ring() {
+    fn typed_keys_fit_the_ring() {
         let (guest, mut console) = console();
-        assert_eq!(console.input(&[b'k'; 2000]), 1024);
-        assert_eq!(console.input(b"more"), 0);
-        guest.page.store_u32(IN_CONS, 1020);
-        assert_eq!(console.input(b"key"), 3);
-        let mut typed = [0; 3];
-        guest.page.read(0, &mut typed);
-        assert_eq!(&typed, b"key");
+        guest.page.store_u32(IN_PROD, 1022);
+        guest.page.store_u32(IN_CONS, 3);
+        let (keys, taken) = typed(b"abcdefgh");
+        assert_eq!(type_all(&mut console, taken, &keys), 3);
+        let mut bytes = [0; 3];
+        guest.page.read(0, &mut bytes);
+        assert_eq!((&bytes, guest.page.load_u32(IN_PROD)), (b"cde", 1027));
         guest.page.store_u32(IN_CONS, 77777);
-        assert_eq!(console.input(b"x"), 0);
+        let (keys, taken) = typed(b"x");
+        assert_eq!(type_all(&mut console, taken, &keys), 1);
+    }
+
+    #[test]
+    fn each_key_is_typed_once_whenever_the_toolstack_dies() {
+        for stores in 0.. {
+            let (keys, _) = typed(b"ls -l");
+            // The guest's page, and behind it what the toolstack has taken.
+            let memory = HeapMemory::new(4096 + 16);
+            KeyReader::new(Part::new(memory.clone(), 4096, 16), HeapMemory::new(4096));
+            let torn = TornMemory::new(memory.clone(), stores);
+            let mut dying = Console::new(Part::new(torn.clone(), 0, 4096), 0);
+            type_all(&mut dying, Part::new(torn.clone(), 4096, 16), &keys);
+            let is_whole = torn.stores() < stores;
+            let mut next = Console::new(Part::new(memory.clone(), 0, 4096), 0);
+            type_all(&mut next, Part::new(memory.clone(), 4096, 16), &keys);
+            assert_eq!(memory.load_u32(IN_PROD), 5, "died after {stores} stores");
+            let mut bytes = [0; 5];
+            memory.read(0, &mut bytes);
+            assert_eq!(&bytes, b"ls -l", "died after {stores} stores");
+            if is_whole {
+                assert!(stores > 20, "{stores} stores");
+                break;
+            }
+        }
     }
 
     proptest! {
@@ -300,7 +359,9 @@ mod tests {
             let (pumped, lines) = pump(&mut console, 5);
             prop_assert!(pumped.taken <= 2048);
             prop_assert!(lines.iter().map(String::len).max().unwrap_or(0) <= 3 * MAX_LINE);
-            prop_assert!(console.input(&[1; 3000]) <= 1024);
+            let (keys, taken) = typed(&[1; 200]);
+            let lost = type_all(&mut console, taken, &keys);
+            prop_assert!(lost <= 200);
         }
     }
 }

@@ -6,6 +6,7 @@ use alloc::string::String;
 use abi::{Access, DomId, GrantRef, Xen, XenError};
 use builder::pvh::CONSOLE_GRANT;
 use fabric::SharedMemory;
+use fabric::keys::KeyReader;
 use fabric::log::{Level, LogWriter};
 use tool_engine::console::Console;
 
@@ -21,12 +22,13 @@ pub struct Consoles<X: Xen, M: SharedMemory> {
     served: BTreeMap<u16, Served<X::Mapping>>,
     due: BTreeSet<u16>,
     out: LogWriter<M>,
+    keys: KeyReader<M, M>,
 }
 
 impl<X: Xen, M: SharedMemory> Consoles<X, M> {
-    /// No consoles; what guests print goes to `out`.
-    pub fn new(xen: X, out: LogWriter<M>) -> Self {
-        Self { xen, served: BTreeMap::new(), due: BTreeSet::new(), out }
+    /// No consoles; what guests print goes to `out`, and `keys` come to them.
+    pub fn new(xen: X, out: LogWriter<M>, keys: KeyReader<M, M>) -> Self {
+        Self { xen, served: BTreeMap::new(), due: BTreeSet::new(), out, keys }
     }
 
     /// Maps a guest's console page by the grant that it was born with.
@@ -56,9 +58,13 @@ impl<X: Xen, M: SharedMemory> Consoles<X, M> {
         }
     }
 
-    /// The guest on `slot` has printed, or read, something.
-    pub fn mark(&mut self, slot: u16) {
-        self.due.insert(slot);
+    /// The guest on `slot` has printed, or read, something. False: it has no console here.
+    pub fn mark(&mut self, slot: u16) -> bool {
+        let is_served = self.served.contains_key(&slot);
+        if is_served {
+            self.due.insert(slot);
+        }
+        is_served
     }
 
     /// Every guest may have.
@@ -71,6 +77,20 @@ impl<X: Xen, M: SharedMemory> Consoles<X, M> {
     pub fn pump_next(&mut self, now_ns: u64) -> Option<Option<u16>> {
         let slot = self.due.pop_first()?;
         Some(self.pump(slot, now_ns).then_some(slot))
+    }
+
+    /// Types the operator's next key into its guest's console. Returns the slot to notify, if the
+    /// guest still has a console; `None`: there is no key.
+    pub fn type_next(&mut self) -> Option<Option<u16>> {
+        let key = self.keys.peek()?;
+        let served = self.served.iter_mut().find(|(_, served)| served.domid == key.domid);
+        let Some((slot, served)) = served else {
+            self.keys.consume();
+            return Some(None);
+        };
+        // A guest that does not read its console loses what is typed.
+        served.console.type_first(key.byte, &mut self.keys);
+        Some(Some(*slot))
     }
 
     fn pump(&mut self, slot: u16, now_ns: u64) -> bool {

@@ -5,7 +5,8 @@ use alloc::vec;
 use core::cell::RefCell;
 
 use api::Reply;
-use fabric::domains::{DomainsError, DomainsReader, SLOTS};
+use fabric::domains::{DomainState, DomainsError, DomainsReader, SLOTS};
+use fabric::keys::KeyReader;
 use fabric::log::{Level, LogWriter};
 use fabric::message::{MESSAGE_MAX, MessageId, MessageReader, MessageWriter};
 use fabric::record::Record;
@@ -39,6 +40,8 @@ pub struct Tool {
     table: DomainsReader<Memory>,
     is_table_due: bool,
     consoles: Consoles<Hypervisor, Memory>,
+    /// The guests of a former life have their consoles again.
+    has_adopted: bool,
     log: RefCell<LogWriter<Memory>>,
 }
 
@@ -67,6 +70,9 @@ impl Tool {
         let table = view.of(RegionKind::Domains, Party::ORCHESTRATOR);
         let (client, server) =
             (view.own(RegionKind::StoreClient), view.own(RegionKind::StoreServer));
+        let out = LogWriter::new(view.own(RegionKind::ConsoleOut));
+        let keys =
+            KeyReader::new(view.own(RegionKind::ConsoleTaken), view.own(RegionKind::ConsoleIn));
         Self {
             xen,
             epoch,
@@ -77,8 +83,29 @@ impl Tool {
             journal,
             table: DomainsReader::new(table),
             is_table_due: true,
-            consoles: Consoles::new(xen, LogWriter::new(view.own(RegionKind::ConsoleOut))),
+            consoles: Consoles::new(xen, out, keys),
+            has_adopted: false,
             log: RefCell::new(LogWriter::new(view.own(RegionKind::Log))),
+        }
+    }
+
+    /// Passes one of the operator's keys on; false: there is none. Keys wait until the guests have
+    /// their consoles.
+    fn type_key(&mut self, out: &mut Outbox<Memory>) -> bool {
+        let typed = if self.has_adopted { self.consoles.type_next() } else { None };
+        if let Some(Some(slot)) = typed {
+            out.kick(ids::console(slot));
+        }
+        typed.is_some()
+    }
+
+    /// A guest whose console could not be mapped prints: perhaps it grants the page again.
+    fn attach_again(&mut self, slot: u16, now_ns: u64) {
+        let domain = self.table.get(usize::from(slot)).ok().flatten();
+        let guest = domain.filter(|domain| self.has_adopted && domain.state == DomainState::Alive);
+        if let Some(guest) = guest {
+            // If not, it harms itself alone.
+            let _ = self.consoles.attach(guest.domid, slot, now_ns);
         }
     }
 
@@ -164,7 +191,10 @@ impl Tool {
                 }
             }
             Action::Detach { domid } => self.consoles.detach(domid, now_ns),
-            Action::Adopted => self.xen.drop_orphans(),
+            Action::Adopted => {
+                self.xen.drop_orphans();
+                self.has_adopted = true;
+            }
             Action::Log(level, line) => self.say(now_ns, level, &line),
         }
         true
@@ -172,13 +202,16 @@ impl Tool {
 }
 
 impl Work<Memory> for Tool {
-    fn kick(&mut self, id: Option<u16>, _: u64, _: &mut Outbox<Memory>) {
+    fn kick(&mut self, id: Option<u16>, now_ns: u64, _: &mut Outbox<Memory>) {
         match id {
             Some(ids::DOMAINS) => self.is_table_due = true,
             Some(id) if ids::CONSOLES.contains(&id) => {
-                self.consoles.mark(id - ids::CONSOLES.start);
+                let slot = id - ids::CONSOLES.start;
+                if !self.consoles.mark(slot) {
+                    self.attach_again(slot, now_ns);
+                }
             }
-            // Answers are looked for in every step.
+            // Answers and keys are looked for in every step.
             Some(_) => {}
             None => {
                 self.is_table_due = true;
@@ -203,7 +236,8 @@ impl Work<Memory> for Tool {
                     out.kick(ids::console(slot));
                 }
             }
-            more = heard || acted || pumped.is_some() || self.is_table_due;
+            let typed = self.type_key(out);
+            more = heard || acted || typed || pumped.is_some() || self.is_table_due;
             if !more {
                 break;
             }

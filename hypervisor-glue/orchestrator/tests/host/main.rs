@@ -1,5 +1,6 @@
 //! The orchestrator on a fake Xen: what the services see, what guests see, what Xen is told.
 #![allow(clippy::unwrap_used, reason = "in a test it fails the test")]
+mod console;
 mod guests;
 mod nic;
 mod own;

@@ -12,6 +12,7 @@ use fabric::message::{MESSAGE_MAX, MessageId, MessageReader, MessageWriter};
 use fabric::view::{Party, RegionKind};
 use fabric::{Epoch, Part};
 use fake_xen::{FakeFabric, FakeXen, Machine, VcpuState};
+use orchestrator::attachment::Attachment;
 use orchestrator::evidence::Kept;
 use orchestrator::host::{Host, UNITS};
 use orchestrator::jobs::{Frames, Jobs};
@@ -21,7 +22,7 @@ use orchestrator::regions::Regions;
 use orchestrator::slots::{Routes, Slots};
 use orchestrator::start::{self, Origin};
 use orchestrator::turn::{Next, Orchestrator};
-use orchestrator::voices::Voices;
+use orchestrator::voices::{Heard, Voices};
 use orchestrator::watch::Tuning;
 use orchestrator::watchdog::Watchdog;
 use service::{DOORBELL, ids};
@@ -48,6 +49,7 @@ pub struct World {
     archive: &'static [u8],
     frames: Box<Frames>,
     epitaphs: Box<Kept>,
+    heard: Heard,
     pub services: [Service; UNITS],
 }
 
@@ -60,7 +62,8 @@ impl World {
         let frames = vec![[Frame(0); MAX_PAGES as usize]; UNITS];
         let frames = frames.into_boxed_slice().try_into().expect("as many as units");
         let epitaphs = Box::new(Kept::new());
-        Self { machine, xen, regions, archive: archive(), frames, epitaphs, services }
+        let heard = [0; UNITS + 1];
+        Self { machine, xen, regions, archive: archive(), frames, epitaphs, heard, services }
     }
 
     /// One life of the orchestrator: what `main` does, then `act`.
@@ -91,8 +94,9 @@ impl World {
             host,
             jobs: Jobs::new(&mut self.frames),
             operations: Operations::new(archive, requests, replies),
-            voices: Voices::new(regions),
+            voices: Voices::new(regions, &mut self.heard),
             keyboard: Keyboard::new(),
+            attachment: Attachment::new(regions),
             watchdog: Watchdog::parse(None).unwrap(),
             injector: None,
         };

@@ -40,6 +40,10 @@ pub(super) fn regions(description: &Description) -> Vec<Region> {
         add("Replies", None, &[index], unit.regions.replies);
         add("Journal", ours, &[], unit.regions.journal);
         add("ConsoleOut", ours, &[], unit.regions.console_out);
+        if unit.role == Role::Tool {
+            add("ConsoleIn", None, &[index], 1);
+            add("ConsoleTaken", ours, &[], 1);
+        }
         if unit.store_slot.is_some() {
             add("StoreClient", ours, &stores, 1);
             add("StoreServer", stores.first().copied(), &[index], 1);

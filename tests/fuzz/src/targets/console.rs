@@ -1,5 +1,6 @@
 //! A guest's console ring.
 
+use fabric::keys::{Key, KeyReader, KeyWriter};
 use fabric::{HeapMemory, SharedMemory};
 use tool_engine::console::{Console, MAX_LINE};
 
@@ -24,7 +25,7 @@ fn run(input: &[u8]) {
             }
             2 => print(&page, bytes.string(255)),
             3 => now_ns += u64::from(bytes.u32()),
-            4 => assert!(console.input(bytes.string(255)) <= 255),
+            4 => type_keys(&mut console, bytes.string(255)),
             _ => console = Console::new(page.clone(), now_ns),
         }
         let mut longest = 0;
@@ -33,6 +34,18 @@ fn run(input: &[u8]) {
         assert!(longest <= MAX_LINE);
     }
     console.flush(|line| assert!(line.len() <= MAX_LINE));
+}
+
+fn type_keys(console: &mut Console<HeapMemory>, text: &[u8]) {
+    let (keys, taken) = (HeapMemory::new(4096), HeapMemory::new(16));
+    let mut reader = KeyReader::new(taken.clone(), keys.clone());
+    let mut writer = KeyWriter::new(keys, taken);
+    for byte in text {
+        writer.push(Key { domid: 16, byte: *byte }).expect("a string fits the ring");
+    }
+    while let Some(key) = reader.peek() {
+        console.type_first(key.byte, &mut reader);
+    }
 }
 
 fn print(page: &HeapMemory, text: &[u8]) {
