@@ -37,9 +37,13 @@ fn main(guest: Guest) -> ! {
     };
     let number = |name: &str, default| word(name).and_then(|n| n.parse().ok()).unwrap_or(default);
     let length_ns = number("ms", DEFAULT_MS) * 1_000_000;
+    let mut attacker = Attacker::new(guest, number("seed", 1));
+    let (served, at_ns) = (attacker.recover(), guest.now_ns());
+    guest.print(format_args!(
+        "@{{\"event\":\"attacker-begins\",\"at\":{at_ns},\"served\":{served}}}"
+    ));
     // An ordinary guest boots meanwhile; nothing is measured before it works.
     guest.sleep_until(guest.now_ns() + number("wait_ms", 0) * 1_000_000);
-    let mut attacker = Attacker::new(guest, number("seed", 1));
     for name in word("attacks").unwrap_or("").split(',') {
         let Some(attack) = ATTACKS.iter().find(|attack| attack.name == name) else {
             guest.print(format_args!("@{{\"event\":\"attack-unknown\",\"name\":\"{name}\"}}"));

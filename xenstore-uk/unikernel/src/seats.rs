@@ -80,6 +80,13 @@ impl Seats {
         true
     }
 
+    /// The guest that lives on a slot and has no seat: its ring could not be mapped.
+    pub fn without_seat(&self, slot: u16) -> Option<u16> {
+        let is_free = self.seats.get(usize::from(slot)).is_some_and(Option::is_none);
+        let domain = self.table.get(usize::from(slot)).ok().flatten();
+        domain.filter(|domain| is_free && lives(domain)).map(|domain| domain.domid)
+    }
+
     /// Tells the server that a connection's ring is there. Returns the slot to notify, if any.
     pub fn attach<M: SharedMemory, A: SharedMemory>(
         &self,

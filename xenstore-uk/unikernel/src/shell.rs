@@ -81,7 +81,8 @@ impl Shell {
         self.seat_everybody(report);
     }
 
-    /// Attaches every connection that the state knows to its ring.
+    /// Attaches every connection that the state knows to its ring. A guest whose ring cannot be
+    /// mapped keeps its connection: it may grant the ring again.
     fn seat_everybody(&mut self, report: &mut RecoveryReport) {
         self.owed.clear();
         // A list of its own: attaching may change that of the server.
@@ -93,9 +94,21 @@ impl Shell {
             if seated {
                 self.owed.extend(self.seats.attach(&mut self.server, connection.client));
                 report.resumed += 1;
-            } else {
-                self.server.attach_failed(connection.client);
             }
+        }
+    }
+
+    /// A guest that has no seat since a recovery says that there is something: perhaps it grants
+    /// its ring again.
+    fn seat_again(&mut self, slot: u16) {
+        let Some(domid) = self.seats.without_seat(slot) else { return };
+        let mut connections = self.server.connections();
+        let known =
+            connections.find(|other| other.domid == domid && other.origin == Origin::Introduced);
+        let Some(client) = known.map(|connection| connection.client) else { return };
+        drop(connections);
+        if self.seats.seat_guest(client, domid) {
+            self.owed.extend(self.seats.attach(&mut self.server, client));
         }
     }
 
@@ -105,6 +118,8 @@ impl Shell {
             Some(id) if STORES.contains(&id) => {
                 if let Some(client) = self.seats.client_on(id) {
                     self.server.kick(client);
+                } else {
+                    self.seat_again(id);
                 }
             }
             Some(ids::DOMAINS) => self.seats.look_at_domains(&mut self.server),

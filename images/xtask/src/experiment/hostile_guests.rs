@@ -44,7 +44,7 @@ const ATTACKS: [&str; 21] = [
     "give-away",
     "paths",
     "ports",
-    "page-gone",
+    LAST,
 ];
 
 /// Attacks on grants, which matter when a service maps them anew.
@@ -52,6 +52,9 @@ const GRANTS: [&str; 3] = ["grants-clear", "grants-retarget", "grants-types"];
 
 /// Attacks that end the attacker, whom the toolstack starts again.
 const ENDS: [&str; 2] = ["crash", "reboot"];
+
+/// The attack after which nothing can serve its attacker: it has no rings any more.
+const LAST: &str = "page-gone";
 
 /// Length of an attack, in virtual milliseconds: several windows of the ordinary guest.
 const ATTACK_MS: u64 = 150;
@@ -67,6 +70,8 @@ const BEFORE_MS: u64 = 400;
 const REBUILDS: u64 = 6;
 /// Host time that a boot may take.
 const LIMIT: Duration = Duration::from_secs(1_500);
+/// Host time in which epitaphs are printed.
+const EVIDENCE: Duration = Duration::from_secs(5);
 /// Nobody's latency may grow by more than this, in per cent of that beside a guest that computes.
 const SLOWER_PERCENT: u64 = 200;
 
@@ -121,6 +126,9 @@ struct Outcome {
     faults: u64,
     /// Faults injected and not repaired.
     unrepaired: u64,
+    /// Lives of the attacker, and those of them that were served before they attacked.
+    lives: u64,
+    served_lives: u64,
     /// The script's last line.
     total: Option<Record>,
     /// Why the boot ended early.
@@ -172,6 +180,10 @@ impl Boot {
             record.filter(|r| r.is("script-total") && r.source.starts_with("(g")).cloned()
         });
         let records = vm.records().to_vec();
+        // What was known of each failure, for whoever reads the log.
+        vm.type_text(b"e")?;
+        vm.expect("failures so far", LIMIT)?;
+        vm.expect_any(&["never said"], EVIDENCE).ok();
         vm.kill()?;
         let mut outcome = Outcome { rebuilds: *rebuilds, ..read(&records, attacks) };
         match end {
@@ -193,6 +205,11 @@ fn read(records: &[Record], wanted: &[&'static str]) -> Outcome {
     let recovered = own("recovered") as u64;
     outcome.alarms = recovered.saturating_sub(explained) + own("self-recovered") as u64;
     outcome.attacks = marks(records);
+    let lives = records.iter().filter(|r| r.is("attacker-begins") && r.source.contains("(d"));
+    for life in lives {
+        outcome.lives += 1;
+        outcome.served_lives += u64::from(life.value["served"].as_bool() == Some(true));
+    }
     let offset = clocks_apart(records);
     let mut before: Option<u64> = None;
     for window in records.iter().filter(|r| is_window(r)) {
@@ -263,6 +280,16 @@ impl Outcome {
         self.total.as_ref()?.number(name)
     }
 
+    /// Attacks whose attacker had no answer when it behaved again; one that ends itself is to be
+    /// served in its next life.
+    fn unserved(&self) -> u64 {
+        let ends = self.wanted.iter().any(|name| ENDS.contains(name));
+        let attacks = self.attacks.iter().filter(|attack| !ends && attack.name != LAST);
+        let after = attacks.filter(|attack| !attack.served).count() as u64;
+        let too_few = u64::from(ends).saturating_add(1).saturating_sub(self.lives);
+        after + too_few + (self.lives - self.served_lives)
+    }
+
     fn is_clean(&self) -> bool {
         MUST_BE_ZERO.iter().all(|field| self.field(field) == Some(0)) && self.alarms == 0
     }
@@ -312,6 +339,7 @@ fn promise(report: &mut Report, outcomes: &[Outcome], missing: u64) {
         Promise::at_most("attacks that never came", 0, Some(missing)),
         Promise::at_most("recoveries without a fault", 0, sum(|outcome| outcome.alarms)),
         Promise::at_most("faults not repaired", 0, sum(|outcome| outcome.unrepaired)),
+        Promise::at_most("attackers not served afterwards", 0, sum(Outcome::unserved)),
     ];
     for field in MUST_BE_ZERO {
         let values = outcomes.iter().map(|outcome| outcome.field(field).unwrap_or(u64::MAX));
@@ -390,10 +418,17 @@ mod tests {
         };
         let value = json!({ "event": "attack", "name": "crash", "phase": "begin", "at": 5 });
         let crash = record("(d17)", value);
+        let begins = |served: bool| {
+            record("(d17)", json!({ "event": "attacker-begins", "at": 4, "served": served }))
+        };
         let forged = record("(g17)", json!({ "event": "recovered", "detected": 6 }));
         let alarm = record("", json!({ "event": "recovered", "detected": 6 }));
-        assert!(holds(outcome(&[crash.clone(), forged])));
-        assert!(!holds(outcome(&[crash, alarm])));
+        let good = [begins(true), crash, begins(true)];
+        let with = |more: &[Record]| holds(outcome(&[&good, more].concat()));
+        assert!(with(&[forged]));
+        assert!(!with(&[alarm]));
+        assert!(!with(&[begins(false)]), "a life that is not served");
+        assert!(!holds(outcome(&good[..2])), "an attacker that never returned");
         assert!(!holds(outcome(&[])), "an attack that never came");
     }
 }
