@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | 0 | 8 | state (bits 0..8) and boot epoch (bits 8..40) as a checked word |
 //! | 8 | 8 | `taken`: the greatest `handed` up to which all work is served, checked word |
-//! | 16 | 8 | `progress`: work items completed in this life, checked word |
+//! | 16 | 8 | `progress`: work items completed in this life, own turns too, checked word |
 //! | 24 | 8 | `pong`: the last `ping` answered, checked word |
 //! | 64 | 40 | recovery report: record of [`crate::record`], kind `RECOVERY` |
 //! | 1024 | 640 | panic: record of [`crate::record`], kind `PANIC` |

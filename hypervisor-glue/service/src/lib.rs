@@ -9,6 +9,8 @@
 
 pub mod entry;
 pub mod ids;
+#[cfg(test)]
+mod tests;
 pub mod view;
 
 use abi::{DomId, Port, PortStatus, Virq, Xen, XenError};
@@ -202,10 +204,7 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             }
         }
         let step = work.step(now_ns, &mut self.outbox);
-        if step.completed > 0 {
-            self.progress += step.completed;
-            self.health.set_progress(self.progress);
-        }
+        self.count(step.completed);
         self.obey(&told, work);
         // The count first, then the look: a kick is in the ring before it is counted, so what was
         // counted and is not in the ring any more has been served.
@@ -220,6 +219,14 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         if rest {
             let idle_at_ns = work.idle(self.xen.now_ns());
             self.sleep([step.wake_at_ns, idle_at_ns].into_iter().flatten().min());
+        }
+    }
+
+    /// Shows that work items were completed.
+    fn count(&mut self, completed: u64) {
+        if completed > 0 {
+            self.progress += completed;
+            self.health.set_progress(self.progress);
         }
     }
 
@@ -254,6 +261,9 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         self.xen.block();
         if self.timer_at_ns.is_some_and(|at_ns| at_ns <= self.xen.now_ns()) {
             self.timer_at_ns = None;
+            // Work of its own is due: whoever sees it awake now and at its next turn, and never
+            // asleep in between, shall not take these turns for a loop.
+            self.count(1);
         }
     }
 }
