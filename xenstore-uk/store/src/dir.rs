@@ -9,7 +9,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use core::cmp::Ordering;
 
-use crate::node::{Link, Node, name_key};
+use crate::node::{Link, Node, child_hash, name_key};
 
 /// The child with this name.
 pub fn find<'a>(root: &'a Link, name: &[u8]) -> Option<&'a Node> {
@@ -35,6 +35,21 @@ pub fn find_keyed<'a>(root: &'a Link, name: &[u8], key: u64) -> Option<&'a Node>
         }
     }
     None
+}
+
+/// Whether it can be believed that there is no child of this name, whose key is `key`: every node
+/// that the search for it passed is what was written, with the names below it that it counts.
+/// `hash` is that of the directory's path.
+pub fn misses(root: &Link, name: &[u8], key: u64, hash: u64) -> bool {
+    let mut link = root;
+    while let Some(node) = link {
+        let names = node.own_listing() + listing(&node.left) + listing(&node.right);
+        if !node.is_intact(child_hash(hash, node.name())) || node.listing != names {
+            return false;
+        }
+        link = if node.compare(name, key).is_lt() { &node.left } else { &node.right };
+    }
+    true
 }
 
 /// The child with this name, whose key is `key`, to be changed: copies what snapshots share on

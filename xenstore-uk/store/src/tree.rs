@@ -45,9 +45,11 @@ impl Found<'_> {
         self.missing.is_empty()
     }
 
-    /// Whether the node is what was written.
+    /// Whether the node is what was written, and what is missing below it truly is: damage to a
+    /// node beside the way must not hide the one that was asked for.
     pub fn is_intact(&self) -> bool {
-        self.node.is_intact(self.hash)
+        let misses = |name| dir::misses(&self.node.children, name, name_key(name), self.hash);
+        self.node.is_intact(self.hash) && components(self.missing).next().is_none_or(misses)
     }
 }
 
@@ -143,14 +145,14 @@ impl Tree {
         node.children = children;
     }
 
-    /// Gives a node a checksum that is not its own, as damage to memory would.
+    /// Changes a node as damage to memory would: nothing else learns of it.
     #[cfg(test)]
-    pub(crate) fn damage(&mut self, path: &[u8], sum: u64) {
+    pub(crate) fn damage(&mut self, path: &[u8], damage: impl FnOnce(&mut Node)) {
         let mut node = Rc::make_mut(&mut self.root);
         for name in components(path) {
             node = dir::find_mut_keyed(&mut node.children, name, name_key(name)).expect("a node");
         }
-        node.sum = sum;
+        damage(node);
     }
 
     /// Adds a node without children below `parent`, which exists, and answers both records'

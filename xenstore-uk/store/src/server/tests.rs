@@ -84,15 +84,52 @@ impl Bench {
         received.remove(0)
     }
 
-    /// Flips a bit of a node's value or checksum, behind everybody's back.
+    /// Flips a bit of a node's checksum, behind everybody's back.
     fn damage(&mut self, path: &[u8]) {
-        let (sum, digest) = {
-            let found = self.server.state.tree.get(path).expect("a node");
-            (found.node.sum, self.server.state.digest())
-        };
-        self.server.state.tree.damage(path, sum ^ 1 << 17);
+        let digest = self.server.state.digest();
+        self.server.state.tree.damage(path, |node| node.sum ^= 1 << 17);
         assert_eq!(self.server.state.digest(), digest);
     }
+
+    /// Asks for a node; `None` where damage was found instead.
+    fn ask(&mut self, path: &str) -> Option<Vec<u8>> {
+        self.send(O::Read, alloc::format!("{path}\0").as_bytes());
+        let progress = self.serve();
+        progress.fault.is_none().then(|| self.received().remove(0))
+    }
+}
+
+/// A search that passes a damaged node may miss the one that was asked for: then nobody is told
+/// that there is none.
+#[test]
+fn a_damaged_node_hides_no_other() {
+    let damages: [fn(&mut crate::node::Node); 4] = [
+        |node| node.damage_name(),
+        |node| node.left = None,
+        |node| node.right = None,
+        |node| node.listing ^= 1,
+    ];
+    let names: Vec<_> = (0..12).map(|n| alloc::format!("/d/{}-of-the-rest", n * 7 % 12)).collect();
+    let mut found = 0;
+    for damage in damages {
+        for victim in &names {
+            for name in names.iter().map(String::as_str).chain(["/d/other", "/d/zz"]) {
+                let mut bench = Bench::new();
+                for name in &names {
+                    bench.request(O::Write, alloc::format!("{name}\0{name}").as_bytes());
+                }
+                bench.server.state.tree.damage(victim.as_bytes(), damage);
+                match bench.ask(name) {
+                    Some(value) if names.iter().any(|known| known == name) => {
+                        assert_eq!(value, name.as_bytes(), "{victim} is damaged");
+                    }
+                    Some(value) => assert_eq!(value, b"ENOENT\0", "{victim} is damaged"),
+                    None => found += 1,
+                }
+            }
+        }
+    }
+    assert!(found > 50, "{found}");
 }
 
 #[test]
