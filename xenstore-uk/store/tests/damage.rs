@@ -140,12 +140,36 @@ fn the_scrubber_writes_damaged_records_again() {
             assert_eq!(host.server.idle_step(host.now_ns), None);
         }
     }
-    assert!(host.server.stats().repaired_slots >= 20, "{:?}", host.server.stats());
+    assert!(host.server.stats().repaired_records >= 20, "{:?}", host.server.stats());
     assert!(host.server.stats().scrubbed_nodes > 100);
     let digest = host.server.state().digest();
     let report = host.restart();
     assert_eq!(report.load.lost_records, 0);
     assert_eq!(host.server.state().digest(), digest);
+}
+
+/// What is kept twice or in memory, too, is whole again before a second fault can come.
+#[test]
+fn the_scrubber_writes_headers_and_connections_again() {
+    let (mut host, _) = host();
+    let mut random = Random(11);
+    for round in 0..40 {
+        let before = host.server.stats().repaired_records;
+        let copy = round / 2 % 2 * 128;
+        match round % 2 {
+            0 => flip(&host.slots, (copy + random.below(48)) * 8),
+            _ => flip(&host.areas, copy * 8 + random.below(96 * 8)),
+        }
+        for _ in 0..10 {
+            host.now_ns += 25_000_000;
+            assert_eq!(host.server.idle_step(host.now_ns), None);
+        }
+        assert_eq!(host.server.stats().repaired_records, before + 1, "round {round}");
+    }
+    let digest = host.server.state().digest();
+    assert_eq!(host.restart().damaged_areas, 0);
+    assert_eq!(host.server.state().digest(), digest);
+    assert_eq!(host.write(TOOL, "/d1/x", "1"), "OK|");
 }
 
 /// Zeroes look like a free slot: what they hid is missed all the same.

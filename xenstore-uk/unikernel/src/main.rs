@@ -10,6 +10,7 @@ mod fault_points;
 mod seats;
 mod shell;
 
+use abi::Xen;
 use fabric::Part;
 use fabric::health::RecoveryReport;
 use fabric::view::RegionKind;
@@ -41,6 +42,10 @@ fn main(boot: Boot) -> ! {
         SHELL.modify(|shell| shell.resume(&mut report));
     } else {
         SHELL.put(Shell::start(xen, &view, service.nonce(), &mut report));
+    }
+    if report.dropped > 0 {
+        let text = format_args!("{} records could not be read back: memory failed", report.dropped);
+        log(&view).line(xen.now_ns(), fabric::log::Level::Error, text);
     }
     // Rings that a former life mapped and nobody asked for again belong to guests that are gone.
     xen.drop_orphans();

@@ -4,6 +4,7 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use fabric::control::Rung;
 use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
 use fabric::view::RegionKind;
@@ -55,7 +56,9 @@ impl Shell {
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
-        report.dropped = lost + found.damaged_areas;
+        // A life that is not the first one and finds no commit header has lost the whole store.
+        let is_gone = found.is_new && report.rung != Rung::First as u32;
+        report.dropped = lost + found.damaged_areas + u32::from(is_gone);
         let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
         let mut shell = Self { server, seats, owed, damaged: false };
         for (index, unit) in system::SYSTEM.units.iter().enumerate() {
@@ -209,13 +212,15 @@ pub struct Work {
     shell: &'static Survivor<Shell>,
     log: core::cell::RefCell<LogWriter<Fabric>>,
     reports: Reports,
+    /// Records written again that the operator has been told of.
+    repaired: u64,
 }
 
 impl Work {
     /// Work on the shell that `place` holds.
     pub fn new(place: &'static Survivor<Shell>, log: LogWriter<Fabric>) -> Self {
         let (log, reports) = (core::cell::RefCell::new(log), Reports::default());
-        Self { shell: place, log, reports }
+        Self { shell: place, log, reports, repaired: place.read(Shell::stats).repaired_records }
     }
 }
 
@@ -238,7 +243,16 @@ impl service::Work<Fabric> for Work {
     }
 
     fn idle(&mut self, now_ns: u64) -> Option<u64> {
-        Some(self.shell.modify(|shell| shell.idle(now_ns)))
+        let wake_at_ns = self.shell.modify(|shell| shell.idle(now_ns));
+        let repaired = self.shell.read(Shell::stats).repaired_records;
+        let count = repaired - core::mem::replace(&mut self.repaired, repaired);
+        if count > 0 {
+            // A fault that needed no recovery is news all the same: memory is failing.
+            let text =
+                format_args!("@{{\"event\":\"rewritten\",\"records\":{count},\"at\":{now_ns}}}");
+            self.log.get_mut().line(now_ns, Level::Warning, text);
+        }
+        Some(wake_at_ns)
     }
 
     fn dump(&self, now_ns: u64) {

@@ -3,7 +3,7 @@
 //! ```text
 //! 0      state, copy A (96 bytes)      512    request, partly taken (4,112 bytes)
 //! 128    state, copy B                 4624   reply, partly sent (4,112 bytes)
-//! 256    u64 execution attempt         8736   queue of watch events (7,648 bytes)
+//! 256    execution attempt, checked    8736   queue of watch events (7,648 bytes)
 //! 264    u64 attempt at a log entry
 //! ```
 //!
@@ -11,7 +11,7 @@
 //! it explains. So an interrupted store leaves the state before or after it, a flipped bit leaves
 //! the other copy, and recovery brings the ring to what the state says.
 
-use fabric::SharedMemory;
+use fabric::{SharedMemory, checked};
 
 use crate::checksum::{Checksum, checksum};
 
@@ -21,6 +21,8 @@ pub const AREA_LEN: usize = 4 * 4096;
 const COPIES: [usize; 2] = [0, 128];
 const ATTEMPT_AT: usize = 256;
 const ENTRY_AT: usize = 264;
+/// Tells the word of the attempt from any other (`fabric::checked`).
+const ATTEMPT_SALT: u16 = 0x4154;
 const REQUEST_AT: usize = 512;
 const REPLY_AT: usize = REQUEST_AT + wire::MESSAGE_MAX;
 const EVENTS_AT: usize = REPLY_AT + wire::MESSAGE_MAX;
@@ -198,6 +200,15 @@ impl<'a, A: SharedMemory> Area<'a, A> {
         copies.filter(|state| state.life == life).max_by_key(|state| state.version)
     }
 
+    /// Whether both copies of the state are intact.
+    pub fn is_whole(&self) -> bool {
+        COPIES.into_iter().all(|copy| {
+            let mut bytes = [0; STATE_LEN];
+            self.memory.read(self.at + copy, &mut bytes);
+            ConnectionState::decode(&bytes, self.key).is_some()
+        })
+    }
+
     /// Writes `state`, which was read, to the copy that does not hold it. A crash left that one
     /// behind or torn; the next crash may tear the other one.
     pub fn repair(&self, state: &ConnectionState) {
@@ -213,14 +224,17 @@ impl<'a, A: SharedMemory> Area<'a, A> {
 
     /// Notes that the request at `position` is about to be executed for the `count`th time.
     pub fn write_attempt(&self, position: u32, count: u32) {
-        let word = u64::from(position) | u64::from(count) << 32;
-        self.memory.store_u64(self.at + ATTEMPT_AT, word);
+        let value = u64::from(position) | u64::from(count) << 32;
+        self.memory.store_u64(self.at + ATTEMPT_AT, checked::encode(value, ATTEMPT_SALT));
     }
 
-    /// How often the request at `position` has been begun.
+    /// How often the request at `position` has been begun, as far as is known.
     pub fn attempts(&self, position: u32) -> u32 {
         let word = self.memory.load_u64(self.at + ATTEMPT_AT);
-        if word as u32 == position { (word >> 32) as u32 } else { 0 }
+        match checked::decode(word, ATTEMPT_SALT) {
+            Some(value) if value as u32 == position => (value >> 32) as u32,
+            _ => 0,
+        }
     }
 
     /// Forgets how often a request has been begun.
@@ -431,6 +445,13 @@ mod tests {
         let area = Area::new(&memory, 0, 1);
         area.write_attempt(500, 2);
         assert_eq!((area.attempts(500), area.attempts(516)), (2, 0));
+        // A flipped bit is no reason to give a request up.
+        for bit in 0..64 {
+            area.write_attempt(500, 1);
+            memory.store_u64(ATTEMPT_AT, memory.load_u64(ATTEMPT_AT) ^ 1 << bit);
+            assert_eq!(area.attempts(500), 0);
+        }
+        area.write_attempt(500, 2);
         area.clear_attempts();
         assert_eq!(area.attempts(500), 0);
     }

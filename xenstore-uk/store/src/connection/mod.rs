@@ -198,6 +198,15 @@ impl Connection {
         area.write_state(&self.state);
     }
 
+    /// Writes the copies of the state again of which one is damaged. Answers whether one was.
+    pub fn scrub<A: SharedMemory>(&mut self, area: &Area<'_, A>) -> bool {
+        let is_damaged = self.state.phase != Phase::Fresh && !area.is_whole();
+        if is_damaged {
+            self.save(area);
+        }
+        is_damaged
+    }
+
     /// Whether events wait.
     pub fn has_events(&self) -> bool {
         !self.events.is_empty()

@@ -119,7 +119,7 @@ impl<M: SharedMemory> SlotStore<M> {
     }
 }
 
-struct Header {
+pub(super) struct Header {
     key: u64,
     committed: u64,
     applied: u64,
@@ -127,7 +127,7 @@ struct Header {
     counting: u32,
 }
 
-fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
+pub(super) fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
     let mut bytes = [0; HEADER_LEN];
     memory.read(at, &mut bytes);
     let intact = word(&bytes, 0) == checksum(HEADER_KEY, &bytes[8..]);

@@ -5,6 +5,7 @@ use fabric::SharedMemory;
 
 use crate::checksum::{Checksum, checksum};
 use crate::effects::Kind;
+use crate::persist::reload::read_header;
 use crate::persist::{
     CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
     VERSION,
@@ -207,6 +208,18 @@ impl<M: SharedMemory> SlotStore<M> {
         let sum = checksum(HEADER_KEY, &header[8..]);
         header[..8].copy_from_slice(&sum.to_le_bytes());
         header
+    }
+
+    /// Writes a damaged copy of the commit header again. Answers whether one was.
+    pub fn scrub_headers(&self) -> bool {
+        let copies = [0, SLOT_LEN].map(|at| read_header(&self.memory, at));
+        let is_damaged = copies.iter().any(Option::is_none);
+        if is_damaged {
+            let header = self.header();
+            self.memory.write(0, &header);
+            self.memory.write(SLOT_LEN, &header);
+        }
+        is_damaged
     }
 
     /// Checks up to `count` slots from `from` on against their checksums. Answers the damaged

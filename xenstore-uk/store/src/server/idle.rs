@@ -6,6 +6,7 @@ use fabric::SharedMemory;
 use crate::Fault;
 use crate::checksum::spread;
 use crate::command::Command;
+use crate::connection::Area;
 use crate::effects::Effects;
 use crate::server::Server;
 use crate::server::replica::Role;
@@ -32,6 +33,7 @@ pub(super) struct IdleWork {
     digest: u64,
     round_since: u64,
     slot: u32,
+    client: u16,
     next_scrub_ns: u64,
     /// 0 before the first look.
     next_load_ns: u64,
@@ -63,6 +65,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         self.idle.next_scrub_ns = now_ns + SCRUB_INTERVAL_NS;
         self.scrub_slots();
+        self.scrub_areas();
         self.scrub_nodes()
     }
 
@@ -102,18 +105,37 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         damaged.then_some(Fault::Node)
     }
 
-    /// Checks slots, and writes a damaged record again from the state, which is whole.
+    /// Checks the commit headers and some slots, and writes a damaged record again from the state,
+    /// which is whole.
     fn scrub_slots(&mut self) {
+        self.stats.repaired_records += u64::from(self.slots.scrub_headers());
         let (damaged, next) = self.slots.scrub(self.idle.slot, SCRUB_STEP as u32);
         self.idle.slot = next;
         if let Some(record) = damaged {
-            self.stats.repaired_slots += 1;
+            self.stats.repaired_records += 1;
             // A replica's commits are those of the log: there it becomes part of the next one.
             let is_alone = self.replication.role == Role::Alone;
             self.change(|state, outbox| {
                 state.put_record(record, outbox);
                 ((), is_alone)
             });
+        }
+    }
+}
+
+impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
+    /// Checks what the area of the next connection says of it, and writes it again. The areas of a
+    /// replica are those of the leader's connections.
+    fn scrub_areas(&mut self) {
+        if self.replication.role != Role::Alone || self.connections.is_empty() {
+            return;
+        }
+        let client = usize::from(self.idle.client) % self.connections.len();
+        self.idle.client = client as u16 + 1;
+        let key = self.slots.key();
+        if let Some(connection) = &mut self.connections[client] {
+            let area = Area::new(&self.areas, client as u16, key);
+            self.stats.repaired_records += u64::from(connection.scrub(&area));
         }
     }
 }

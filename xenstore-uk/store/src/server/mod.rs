@@ -79,8 +79,8 @@ pub struct Stats {
     pub protections: u64,
     /// Nodes checked by the scrubber.
     pub scrubbed_nodes: u64,
-    /// Damaged slots that the scrubber wrote again.
-    pub repaired_slots: u64,
+    /// Damaged slots, commit headers and connection states that the scrubber wrote again.
+    pub repaired_records: u64,
 }
 
 /// A connection for the shell.
