@@ -11,9 +11,11 @@
 //! instant, each other one as soon as the unit lives again, in the middle of its recovery. `with:5`
 //! ends another unit at the instant at which a row begins.
 
-use abi::{Access, Control, DomId, DomainState, Frame, Registers, ShutdownReason, XenError};
+use abi::{Access, Control, DomId, DomainState, Frame, ShutdownReason, XenError};
 use fabric::{Epoch, SharedMemory};
 
+use crate::inject_records::{Damager, Record};
+use crate::inject_registers::{Gadgets, changed};
 use crate::inject_rows::Rows;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
@@ -29,6 +31,8 @@ const LAST_STEP_NS: u64 = 1 << 20;
 const WORK_BETWEEN: u64 = 8;
 /// Kinds that one plan may name.
 const MAX_KINDS: usize = 16;
+/// Time between two steps of a search through a unit's memory, so that others are served, too.
+const SEARCH_PAUSE_NS: u64 = 50_000;
 
 /// One way of breaking a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,11 +53,13 @@ pub enum Kind {
     Paused,
     /// One bit of one of the unit's pages, chosen uniformly, is flipped.
     FlipPage,
+    /// One bit of a record is flipped.
+    Record(Record),
 }
 
 impl Kind {
     /// All kinds, in the order of their names in plans.
-    pub const ALL: [(Self, &'static str); 8] = [
+    pub const ALL: [(Self, &'static str); 14] = [
         (Self::WildJump, "crash-wild-jump"),
         (Self::Undefined, "crash-undefined"),
         (Self::WildStack, "crash-wild-stack"),
@@ -62,6 +68,12 @@ impl Kind {
         (Self::EndlessLoop, "hang-loop"),
         (Self::Paused, "hang-paused"),
         (Self::FlipPage, "flip-page"),
+        (Self::Record(Record::Node), "corrupt-record-node"),
+        (Self::Record(Record::Slot), "corrupt-record-slot"),
+        (Self::Record(Record::Header), "corrupt-record-header"),
+        (Self::Record(Record::Area), "corrupt-record-area"),
+        (Self::Record(Record::Control), "corrupt-record-control"),
+        (Self::Record(Record::Health), "corrupt-record-health"),
     ];
 
     /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
@@ -153,35 +165,6 @@ impl Plan {
     }
 }
 
-/// Where in the unit's text certain instructions are, found in its pristine image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gadgets {
-    /// Address of a `ud2` (0f 0b).
-    pub undefined: u64,
-    /// Address of a jump to itself (eb fe).
-    pub endless_loop: u64,
-}
-
-impl Gadgets {
-    /// Looks for the instructions in the executable segments of an ELF image.
-    pub fn of_image(image: &[u8]) -> Option<Self> {
-        let parsed = builder::elf::Image::parse(image).ok()?;
-        let mut texts = parsed.header.loads().iter().filter(|load| load.executable);
-        texts.find_map(|load| {
-            let text = image.get(load.offset as usize..)?.get(..load.file_len as usize)?;
-            Self::find(text, load.virt)
-        })
-    }
-
-    /// Looks for the instructions in `text`, whose first byte lies at `address`.
-    pub fn find(text: &[u8], address: u64) -> Option<Self> {
-        let at = |bytes: [u8; 2]| {
-            text.windows(2).position(|pair| pair == bytes).map(|offset| address + offset as u64)
-        };
-        Some(Self { undefined: at([0x0f, 0x0b])?, endless_loop: at([0xeb, 0xfe])? })
-    }
-}
-
 /// A fault that was injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injected {
@@ -209,9 +192,17 @@ enum Aim {
     Done,
 }
 
+/// A damaged record that is looked at again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Damaged {
+    number: u32,
+    kind: Kind,
+    look_at_ns: u64,
+}
+
 /// Injects the faults of one plan.
 #[derive(Debug)]
-pub struct Injector {
+pub struct Injector<F> {
     plan: Plan,
     gadgets: Gadgets,
     random: u64,
@@ -221,15 +212,29 @@ pub struct Injector {
     /// Nobody hands the unit its work, as guests reach the network by themselves: any time is one
     /// at which it may be at work.
     is_self_driven: bool,
+    /// For the kinds that damage records.
+    damager: Option<Damager<F>>,
+    damaged: Option<Damaged>,
 }
 
-impl Injector {
-    /// An injector for the plan; `gadgets` are those of the unit's image.
-    pub fn new(plan: Plan, gadgets: Gadgets) -> Self {
+impl<F: SharedMemory + Copy> Injector<F> {
+    /// An injector for the plan; `gadgets` are those of the unit's image. Without a `damager`,
+    /// kinds that damage records find none.
+    pub fn new(plan: Plan, gadgets: Gadgets, damager: Option<Damager<F>>) -> Self {
         let random = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let net = system::SYSTEM.with_role(system::Role::Net);
         let is_self_driven = net.is_some_and(|net| system::SYSTEM.units[net].domid == plan.unit.0);
-        Self { plan, gadgets, random, injected: 0, aim: Aim::Waiting, work_seen: 0, is_self_driven }
+        Self {
+            plan,
+            gadgets,
+            random,
+            injected: 0,
+            aim: Aim::Waiting,
+            work_seen: 0,
+            is_self_driven,
+            damager,
+            damaged: None,
+        }
     }
 
     /// The unit it breaks.
@@ -239,11 +244,21 @@ impl Injector {
 
     /// When it wants to be polled, if it waits for a time.
     pub fn due_ns(&self) -> Option<u64> {
-        match self.aim {
+        let aim_ns = match self.aim {
             Aim::Firing { at_ns, .. } => Some(at_ns),
             Aim::Armed { from_ns, .. } if self.is_self_driven => Some(from_ns),
             Aim::Waiting | Aim::Armed { .. } | Aim::Following { .. } | Aim::Done => None,
-        }
+        };
+        let look_ns = self.damaged.map(|damaged| damaged.look_at_ns);
+        [aim_ns, look_ns].into_iter().flatten().min()
+    }
+
+    /// Some time before the next fault can come: the record that was damaged last, if the damage is
+    /// gone. Whether it was noticed is for the watcher to say.
+    pub fn settled(&mut self, now_ns: u64) -> Option<Injected> {
+        let Damaged { number, kind, .. } = self.damaged.take_if(|d| now_ns >= d.look_at_ns)?;
+        let is_gone = self.damager.as_ref().is_some_and(|damager| !damager.is_left());
+        is_gone.then_some(Injected { number, kind, at_ns: now_ns })
     }
 
     /// Looks at the clock, at the number of pieces of work handed to the unit so far and at the
@@ -295,6 +310,10 @@ impl Injector {
 
     /// The unit slept: it is looked at again a little later, or with its next piece of work.
     fn look_again(&mut self, now_ns: u64, step_ns: u64) {
+        if self.damager.as_ref().is_some_and(Damager::is_searching) {
+            self.aim = Aim::Firing { at_ns: now_ns + SEARCH_PAUSE_NS, step_ns };
+            return;
+        }
         self.aim = if step_ns > LAST_STEP_NS {
             Aim::Armed { from_ns: now_ns, from_work: self.work_seen }
         } else {
@@ -314,11 +333,16 @@ impl Injector {
         let at_ns = match kind {
             Kind::FlipPage => Some(self.flip(xen, frames)?),
             Kind::Shutdown => Some(crash(xen, self.plan.unit)?),
+            Kind::Record(record) => self.damage(xen, frames, record)?,
             _ if !runs_its_own_code(xen, self.plan.unit)? => None,
             _ => self.stop(xen, kind)?,
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
+        if let Kind::Record(_) = kind {
+            let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;
+            self.damaged = Some(Damaged { number, kind, look_at_ns });
+        }
         self.injected += 1;
         let begins = self.plan.rows.begins();
         let goes_on = self.plan.rows.advance();
@@ -373,6 +397,21 @@ impl Injector {
         Ok(xen.now_ns())
     }
 
+    /// Damages a record, or goes on looking for it.
+    fn damage<C: Control>(
+        &mut self,
+        xen: &C,
+        frames: &[Frame],
+        record: Record,
+    ) -> Result<Option<u64>, XenError> {
+        let Some(mut damager) = self.damager.take() else { return Ok(None) };
+        let unit = self.plan.unit;
+        let mut random = |bound| self.random_below(bound);
+        let damaged = damager.damage(xen, unit, frames, record, &mut random);
+        self.damager = Some(damager);
+        damaged
+    }
+
     /// The next number below `bound` (xorshift64*: seeded, and good enough to choose instants).
     fn random_below(&mut self, bound: u64) -> u64 {
         self.random ^= self.random >> 12;
@@ -403,41 +442,10 @@ fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError>
     Ok(mask[0] != 0)
 }
 
-/// The registers after a fault of this kind; `wild` is an address where nothing is.
-fn changed(before: &Registers, kind: Kind, wild: u64, gadgets: Gadgets) -> Registers {
-    match kind {
-        Kind::WildJump => Registers { rip: wild, ..*before },
-        Kind::Undefined => Registers { rip: gadgets.undefined, ..*before },
-        Kind::EndlessLoop => Registers { rip: gadgets.endless_loop, ..*before },
-        Kind::WildStack => Registers { rsp: wild & !7, ..*before },
-        Kind::WildRegisters => Registers {
-            rax: wild,
-            rbx: wild + 8,
-            rcx: wild + 16,
-            rdx: wild + 24,
-            rsi: wild + 32,
-            rdi: wild + 40,
-            rbp: wild + 48,
-            r8: wild + 56,
-            r9: wild + 64,
-            r10: wild + 72,
-            r11: wild + 80,
-            r12: wild + 88,
-            r13: wild + 96,
-            r14: wild + 104,
-            r15: wild + 112,
-            rsp: before.rsp,
-            rip: before.rip,
-            rflags: before.rflags,
-        },
-        Kind::Shutdown | Kind::Paused | Kind::FlipPage => *before,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use abi::CreateDomain;
-    use fake_xen::Machine;
+    use fake_xen::{FakeFabric, Machine};
 
     use super::*;
 
@@ -469,7 +477,7 @@ mod tests {
     #[test]
     fn a_sleeping_unit_is_looked_at_again_and_then_with_its_next_work() {
         let plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
-        let mut injector = Injector::new(plan, Gadgets::default());
+        let mut injector = Injector::<FakeFabric>::new(plan, Gadgets::default(), None);
         let mut now_ns = 1_000;
         let mut step_ns = FIRST_STEP_NS;
         injector.look_again(now_ns, step_ns);
@@ -494,14 +502,14 @@ mod tests {
     };
 
     /// An injector of one fault that is due now, and a host whose unit runs.
-    fn due(kind: Kind) -> (Injector, Machine) {
+    fn due(kind: Kind) -> (Injector<FakeFabric>, Machine) {
         let mut plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
         plan.kinds[0] = kind;
         let machine = Machine::new();
         let xen = machine.domain(DomId::ORCHESTRATOR);
         xen.create_domain(plan.unit, &WHAT).unwrap();
         xen.unpause(plan.unit).unwrap();
-        let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 });
+        let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 }, None);
         injector.aim = Aim::Firing { at_ns: 0, step_ns: FIRST_STEP_NS };
         (injector, machine)
     }
@@ -563,35 +571,5 @@ mod tests {
         };
         assert!(!(101..100 + WORK_BETWEEN).any(&mut poll));
         assert!(poll(100 + WORK_BETWEEN));
-    }
-
-    #[test]
-    fn gadgets_are_found_in_text() {
-        let text = [0x90, 0x0f, 0x0b, 0x90, 0xeb, 0xfe];
-        let found = Gadgets::find(&text, 0x1000).expect("both are there");
-        assert_eq!(found, Gadgets { undefined: 0x1001, endless_loop: 0x1004 });
-        assert_eq!(Gadgets::find(&text[..4], 0x1000), None);
-    }
-
-    #[test]
-    fn a_fault_changes_what_its_name_says() {
-        let before = Registers { rip: 1, rsp: 2, rdi: 3, ..Registers::default() };
-        let gadgets = Gadgets { undefined: 10, endless_loop: 20 };
-        for (kind, name) in Kind::ALL {
-            let after = changed(&before, kind, 0x5bad_0000_0008, gadgets);
-            assert_eq!(
-                after.rip != before.rip,
-                name.contains("jump") || kind.moves_rip(),
-                "{name}"
-            );
-            assert_eq!(after.rsp != before.rsp, kind == Kind::WildStack, "{name}");
-            assert_eq!(after.rdi != before.rdi, kind == Kind::WildRegisters, "{name}");
-        }
-    }
-
-    impl Kind {
-        fn moves_rip(self) -> bool {
-            matches!(self, Self::Undefined | Self::EndlessLoop)
-        }
     }
 }

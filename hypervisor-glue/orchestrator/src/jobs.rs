@@ -51,7 +51,9 @@ impl<'a, M: SharedMemory> Jobs<'a, M> {
 
     /// The machine frames of a unit's domain.
     pub fn frames(&self, unit: usize) -> &[Frame] {
-        &self.frames[unit]
+        let kib_per_page = abi::PAGE_SIZE / 1024;
+        let pages = system::SYSTEM.units[unit].memory_kib as usize / kib_per_page;
+        &self.frames[unit][..pages]
     }
 
     /// Machine frames of all units.

@@ -14,7 +14,8 @@
 //! | [`keyboard`], [`report`] | what the operator types and is told |
 //! | [`voices`] | what services and guests have to say |
 //! | [`watchdog`] | the last resort |
-//! | [`injector`], [`inject_own`] | fault injection; shares no state with the rest |
+//! | [`injector`], [`inject_registers`], [`inject_records`] | fault injection; shares no state |
+//! | [`inject_own`] | the same into the orchestrator itself |
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
@@ -24,6 +25,8 @@ pub mod guest_memory;
 pub mod host;
 pub mod inject_calls;
 pub mod inject_own;
+pub mod inject_records;
+pub mod inject_registers;
 pub mod inject_rows;
 pub mod injector;
 pub mod jobs;

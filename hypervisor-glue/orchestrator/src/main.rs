@@ -142,8 +142,11 @@ fn start<'a>(
         host.start_units();
     }
     let (requests, replies) = start::operation_rings(&regions);
-    let injector =
-        if is_recovery { None } else { start::injector(&archive, boot.argument("inject"))? };
+    let injector = if is_recovery {
+        None
+    } else {
+        start::injector(&archive, &regions, boot.argument("inject"))?
+    };
     hypervisor.seal_heap();
     Ok(Orchestrator {
         host,

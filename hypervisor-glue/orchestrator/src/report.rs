@@ -121,6 +121,13 @@ pub enum Note {
         /// What and when.
         fault: Injected,
     },
+    /// A record that was damaged has been written anew or dropped.
+    Overwritten {
+        /// The unit's domain.
+        domid: DomId,
+        /// The fault, and when that was seen.
+        fault: Injected,
+    },
     /// The orchestrator was made to fail.
     InjectedOwn(Broken),
     /// A guest came, changed its state, or went.
@@ -258,16 +265,8 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
         Note::Busy { unit } => {
             line.say(format_args!("{unit} is being recovered; ask again when it serves"));
         }
-        Note::Injected { domid, fault } => {
-            line.text.clear();
-            line.say(format_args!(
-                "@{{\"event\":\"injected\",\"number\":{},\"kind\":\"{}\",\"domid\":{},\"at\":{}}}",
-                fault.number,
-                fault.kind.name(),
-                domid.0,
-                fault.at_ns,
-            ));
-        }
+        Note::Injected { domid, fault } => describe_fault(line, "injected", *domid, fault),
+        Note::Overwritten { domid, fault } => describe_fault(line, "overwritten", *domid, fault),
         Note::InjectedOwn(Broken { number, kind, point, at_ns }) => {
             line.text.clear();
             line.say(format_args!(
@@ -295,6 +294,17 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             ));
         }
     }
+}
+
+fn describe_fault(line: &mut Line, event: &str, domid: DomId, fault: &Injected) {
+    line.text.clear();
+    line.say(format_args!(
+        "@{{\"event\":\"{event}\",\"number\":{},\"kind\":\"{}\",\"domid\":{},\"at\":{}}}",
+        fault.number,
+        fault.kind.name(),
+        domid.0,
+        fault.at_ns,
+    ));
 }
 
 fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize) {

@@ -4,14 +4,16 @@ use core::fmt::{self, Write};
 
 use abi::{Control, DomId, XenError};
 use builder::pv::{self, MAX_COMMAND_LINE, Plan};
-use fabric::SharedMemory;
 use fabric::archive::{Archive, ArchiveError};
 use fabric::control::ControlReader;
 use fabric::view::{Party, RegionKind};
+use fabric::{Part, SharedMemory};
 
 use crate::host::UNITS;
 use crate::inject_own;
-use crate::injector::{self, Gadgets, Injector, PlanError};
+use crate::inject_records::{Damager, Places};
+use crate::inject_registers::Gadgets;
+use crate::injector::{self, Injector, PlanError};
 use crate::nic::{self, Nic};
 use crate::regions::Regions;
 use crate::unit::Unit;
@@ -207,10 +209,11 @@ pub fn own_faults(argument: Option<&str>) -> Result<Option<inject_own::Plan>, St
 ///
 /// # Errors
 /// The plan cannot be read, or its unit has no such instructions.
-pub fn injector(
+pub fn injector<F: SharedMemory + Copy>(
     archive: &Archive<'static>,
+    regions: &Regions<F>,
     argument: Option<&str>,
-) -> Result<Option<Injector>, StartError> {
+) -> Result<Option<Injector<Part<F>>>, StartError> {
     let Some(text) = argument else { return Ok(None) };
     let plan = injector::Plan::parse(text).map_err(|error| {
         StartError::Injection(match error {
@@ -220,10 +223,17 @@ pub fn injector(
             PlanError::Incomplete => "it names no kind, or no unit",
         })
     })?;
-    let unit = system::SYSTEM.units.iter().find(|unit| unit.domid == plan.unit.0);
-    let entry = unit.ok_or(StartError::Injection("there is no unit with this domid"))?.entry;
+    let index = system::SYSTEM.units.iter().position(|unit| unit.domid == plan.unit.0);
+    let index = index.ok_or(StartError::Injection("there is no unit with this domid"))?;
+    let unit = &system::SYSTEM.units[index];
+    let entry = unit.entry;
     let image = archive.entry(entry).map_err(|error| StartError::Archive { entry, error })?;
     let gadgets = Gadgets::of_image(image.bytes())
         .ok_or(StartError::Injection("the unit's text lacks the instructions it needs"))?;
-    Ok(Some(Injector::new(plan, gadgets)))
+    let is_store = unit.role == system::Role::XenStore;
+    if !is_store && plan.kinds.iter().any(|kind| matches!(kind, injector::Kind::Record(_))) {
+        return Err(StartError::Injection("only a XenStore has such records"));
+    }
+    let damager = is_store.then(|| Damager::new(Places::of(regions, index)));
+    Ok(Some(Injector::new(plan, gadgets, damager)))
 }

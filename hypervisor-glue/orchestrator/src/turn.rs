@@ -2,8 +2,8 @@
 //! more to do or until when to sleep.
 
 use abi::Control;
-use fabric::SharedMemory;
 use fabric::control::Command;
+use fabric::{Part, SharedMemory};
 
 use crate::attachment::Attachment;
 use crate::host::Host;
@@ -52,7 +52,7 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     /// The last resort.
     pub watchdog: Watchdog,
     /// Fault injection, when the command line asks for it.
-    pub injector: Option<Injector>,
+    pub injector: Option<Injector<Part<F>>>,
 }
 
 impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
@@ -115,6 +115,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         };
         let (work, life) = (self.host.units[index].handed, self.host.units[index].life);
         let xen = self.host.xen;
+        if let Some(fault) = injector.settled(xen.now_ns()) {
+            self.host.notes.add(fault.at_ns, Note::Overwritten { domid, fault });
+        }
         match injector.poll(xen, work, life, self.jobs.frames(index)) {
             Ok(None) => {}
             Ok(Some(fault)) => {

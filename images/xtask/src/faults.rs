@@ -45,8 +45,11 @@ impl Plan {
 /// (`REAL_PATIENCE`).
 const RELATED_NS: u64 = 4_000_000_000;
 
+/// What the names of faults in records begin with.
+pub const RECORD_KINDS: &str = "corrupt-record-";
+
 /// One fault and what became of it, as the console tells it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
     /// Its kind.
     pub kind: String,
@@ -58,6 +61,9 @@ pub struct Fault {
     pub repaired: Option<u64>,
     /// The rung of the last recovery.
     pub rung: Option<u64>,
+    /// When a damaged record was seen to have been written anew or dropped.
+    #[serde(default)]
+    pub overwritten: Option<u64>,
 }
 
 impl Fault {
@@ -70,7 +76,25 @@ impl Fault {
             return None;
         }
         let kind = record.text("kind")?.to_owned();
-        Some(Fault { kind, at: record.number("at")?, detected: None, repaired: None, rung: None })
+        let at = record.number("at")?;
+        Some(Fault { kind, at, ..Fault::default() })
+    }
+
+    /// Whether it damaged a record, which may be written anew before anybody reads it.
+    pub fn is_record(&self) -> bool {
+        self.kind.starts_with(RECORD_KINDS)
+    }
+
+    /// Notes that the unit has written a damaged record again, or that the record was overwritten.
+    fn note_record(&mut self, record: &Record, unit: &str) {
+        let Some(at) = record.number("at").filter(|_| self.is_record()) else { return };
+        if record.is("overwritten") && record.source.is_empty() {
+            self.overwritten = Some(at);
+        } else if record.is("rewritten") && record.source == format!("({unit})") {
+            // Written again the moment it was found.
+            self.detected = self.detected.or(Some(at));
+            self.repaired = self.repaired.or(Some(at));
+        }
     }
 
     /// Notes a recovery of the unit, if the record tells of one after this fault.
@@ -95,11 +119,13 @@ pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
         records.iter().filter_map(|record| Fault::injected(record, unit)).collect();
     out.sort_by_key(|fault| fault.at);
     for record in records {
-        let Some(detected) = record.number("detected") else { continue };
+        let time = record.number("detected").or_else(|| record.number("at"));
+        let Some(time) = time else { continue };
         // A record is printed when there is time for it, perhaps after the next fault's.
-        let owner = out.iter_mut().rev().find(|fault| fault.at <= detected);
+        let owner = out.iter_mut().rev().find(|fault| fault.at <= time);
         if let Some(fault) = owner {
             fault.note(record, unit);
+            fault.note_record(record, unit);
         }
     }
     out
@@ -155,6 +181,28 @@ mod tests {
         assert_eq!(collect(&records, "other")[0].detected, None);
         let late = [fault("hang-loop", 500), recovered("", 1, RELATED_NS + 501, RELATED_NS + 600)];
         assert_eq!(collect(&late, "u")[0].detected, None);
+    }
+
+    #[test]
+    fn a_damaged_record_is_written_again_or_overwritten() {
+        let event = |source: &str, event: &str, at: u64| {
+            record(source, json!({ "event": event, "kind": "corrupt-record-slot", "at": at }))
+        };
+        let records = [
+            event("", "injected", 100),
+            event("(u)", "rewritten", 150),
+            event("", "overwritten", 180),
+            event("", "injected", 200),
+            event("(g16)", "rewritten", 210),
+            event("(u)", "overwritten", 220),
+            event("", "injected", 300),
+            event("", "overwritten", 350),
+        ];
+        let all = collect(&records, "u");
+        let told = |f: &Fault| (f.detected, f.repaired, f.overwritten);
+        assert_eq!(told(&all[0]), (Some(150), Some(150), Some(180)));
+        assert_eq!(told(&all[1]), (None, None, None));
+        assert_eq!(told(&all[2]), (None, None, Some(350)));
     }
 
     #[test]

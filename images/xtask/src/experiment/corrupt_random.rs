@@ -104,6 +104,7 @@ mod tests {
             detected: repaired,
             repaired,
             rung: None,
+            ..Fault::default()
         };
         let mut totals: Vec<_> = MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
         let faults = vec![fault(None), fault(Some(3))];

@@ -168,7 +168,8 @@ impl Outcome {
             rung: fault.rung,
             lost: 0,
             repeated: 0,
-            ok: fault.repaired.is_some(),
+            // What its writer overwrote before anybody read it has harmed nobody.
+            ok: fault.repaired.is_some() || fault.overwritten.is_some(),
         };
         let mut out: Vec<Sample> = self.faults.iter().map(sample).collect();
         if let Some(last) = out.last_mut()
@@ -269,6 +270,7 @@ mod tests {
             detected: Some(2),
             repaired: Some(3),
             rung: Some(1),
+            ..Fault::default()
         };
         let clean = MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
         let mut outcome =

@@ -148,6 +148,7 @@ mod tests {
             detected: Some(1_000 * index + 30),
             repaired: Some(1_000 * index + 90),
             rung: Some(rung),
+            ..Fault::default()
         };
         let zero = MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0));
         let mut totals: Vec<(String, u64)> = zero.collect();

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
 use crate::build;
-use crate::faults::Plan;
+use crate::faults::{self, Plan};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample, stats};
@@ -22,6 +22,23 @@ const KINDS: [&str; 6] = [
     "hang-loop",
     "hang-paused",
 ];
+
+/// Kinds that damage a record, in turn.
+const RECORD_KINDS: [&str; 6] = [
+    "corrupt-record-node",
+    "corrupt-record-slot",
+    "corrupt-record-header",
+    "corrupt-record-area",
+    "corrupt-record-control",
+    "corrupt-record-health",
+];
+
+/// The one after which a life must read the whole store back, whatever its rung.
+const RELOADING: &str = RECORD_KINDS[0];
+
+/// Mean time between damages to records. Three eighths of it pass before the injector looks whether
+/// the damage is still there: longer than the scrubber takes to see the script's whole store.
+const RECORD_GAP_US: u64 = 600_000;
 
 /// Kinds that only a build with fault points can do (`xenstore-uk/unikernel`, feature
 /// `fault-points`).
@@ -69,6 +86,7 @@ const QUIET_S: u64 = 3;
 /// Promises, in nanoseconds from the fault (docs/SPECIFICATION.md).
 const CRASH_DETECTED_NS: u64 = 50_000;
 const HANG_DETECTED_NS: u64 = 1_000_000;
+const RECORD_DETECTED_NS: u64 = 1_000_000_000;
 const MICRORESET_NS: u64 = 200_000;
 const MICROREBOOT_NS: u64 = 1_000_000;
 const REBUILD_NS: u64 = 15_000_000;
@@ -92,6 +110,15 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
             left -= count;
         }
     }
+    let mut left = runs;
+    while left > 0 {
+        let count = left.min(FAULTS_PER_BOOT);
+        let seed = options.seed * 1000 + outcomes.len() as u64;
+        let label = format!("{count} damaged records, seed {seed}");
+        let work = || parts.part(&label, || boot_records(seed, count));
+        outcomes.push(steps.step(&label, work)?);
+        left -= count;
+    }
     let mut points = Vec::new();
     build::run(&build::Options { features: vec![POINTS.into()], ..build::Options::default() })?;
     for boot in 0..runs.div_ceil(RUNS_PER_POINTS_BOOT) {
@@ -105,11 +132,20 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
-    let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
     let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
-    let (clock, plan) = (Clock::Virtual, Some(plan));
-    let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan };
-    Ok(boot.observe(&[format!("rung={rung}")])?.0)
+    Ok(boot_with(plan).observe(&[format!("rung={rung}")])?.0)
+}
+
+/// One boot whose records are damaged.
+fn boot_records(seed: u64, count: u64) -> Result<Outcome> {
+    let kinds = RECORD_KINDS.to_vec();
+    boot_with(Plan { kinds, count, seed, gap_us: RECORD_GAP_US, after: AFTER }).run()
+}
+
+fn boot_with(plan: Plan) -> Boot<'static> {
+    let seconds = (plan.count * plan.gap_us).div_ceil(1_000_000) + QUIET_S;
+    let (clock, seed) = (Clock::Virtual, plan.seed);
+    Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan: Some(plan) }
 }
 
 /// One boot of the build whose lives end themselves.
@@ -121,11 +157,17 @@ fn boot_points(seed: u64) -> Result<Outcome> {
 
 /// Turns the outcomes into samples and holds them to the promises.
 fn judge(seed: u64, runs: u64, outcomes: &[Outcome], points: &[Outcome]) -> Report {
-    let wanted = runs + points.len() as u64 * ENDED_LIVES;
+    let wanted = 2 * runs + points.len() as u64 * ENDED_LIVES;
     let mut report = Report::new(NAME, Clock::Virtual, seed, wanted);
     for (target, outcomes) in [(UNIT, outcomes), (POINTS, points)] {
         report.samples.extend(outcomes.iter().flat_map(|o| o.samples(target)).map(Some));
         outcomes.iter().for_each(|outcome| outcome.measure(&mut report, "ours"));
+    }
+    for fault in outcomes.iter().flat_map(|outcome| &outcome.faults) {
+        if fault.is_record() {
+            let is_unread = fault.detected.is_none() && fault.overwritten.is_some();
+            report.measure(&format!("{}: overwritten", fault.kind), "ours", u64::from(is_unread));
+        }
     }
     let missing = (wanted as usize).saturating_sub(report.samples.len());
     report.samples.extend(vec![None; missing]);
@@ -155,14 +197,22 @@ fn agree(report: &Report, (kind, apart_ns): (&'static str, u64)) -> Promise {
 
 fn promises(report: &Report, runs: u64) -> Vec<Promise> {
     let mut out = Vec::new();
-    for kind in KINDS.into_iter().chain(POINT_KINDS) {
+    for kind in KINDS.into_iter().chain(POINT_KINDS).chain(RECORD_KINDS) {
         let all: Vec<&Sample> = report.of_kind(kind).collect();
-        let limit = if kind.starts_with("crash-") { CRASH_DETECTED_NS } else { HANG_DETECTED_NS };
+        let limit = match kind {
+            _ if kind.starts_with("crash-") => CRASH_DETECTED_NS,
+            _ if kind.starts_with("hang-") => HANG_DETECTED_NS,
+            _ => RECORD_DETECTED_NS,
+        };
         let detected: Vec<u64> = all.iter().filter_map(|s| s.detection()).collect();
         out.push(Promise::enough(kind, PER_KIND.min(runs), all.len()));
-        out.push(Promise::worst_of(&format!("{kind} detected, ns,"), limit, &detected));
-        for (rung, limit) in [(1, MICRORESET_NS), (2, MICROREBOOT_NS), (3, REBUILD_NS)] {
-            // A hang's repair is counted from its detection, which has its own limit.
+        if !detected.is_empty() {
+            out.push(Promise::worst_of(&format!("{kind} detected, ns,"), limit, &detected));
+        }
+        let rung_1 = if kind == RELOADING { MICROREBOOT_NS } else { MICRORESET_NS };
+        for (rung, limit) in [(1, rung_1), (2, MICROREBOOT_NS), (3, REBUILD_NS)] {
+            // The repair of what is not seen at once is counted from its detection, which has its
+            // own limit.
             let from_fault = kind.starts_with("crash-");
             let spent = |s: &&Sample| if from_fault { s.repair() } else { s.recovery() };
             let on_rung = all.iter().copied().filter(|s| s.rung == Some(rung));
@@ -173,8 +223,13 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
             }
         }
     }
-    let unrepaired = report.samples.iter().flatten().filter(|s| s.repaired.is_none()).count();
+    let is_record = |s: &&Sample| s.kind.starts_with(faults::RECORD_KINDS);
+    let (records, others): (Vec<_>, Vec<_>) = report.samples.iter().flatten().partition(is_record);
+    let unrepaired = others.iter().filter(|s| s.repaired.is_none()).count();
     out.push(Promise::at_most("faults not repaired", 0, Some(unrepaired as u64)));
+    let left = records.iter().filter(|s| !s.ok).count();
+    let name = "corrupt records neither repaired nor overwritten unread";
+    out.push(Promise::at_most(name, 0, Some(left as u64)));
     let never = report.samples.iter().filter(|sample| sample.is_none()).count();
     out.push(Promise::at_most("faults that never came", 0, Some(never as u64)));
     out
@@ -192,6 +247,7 @@ mod tests {
             detected: Some(1_000 * index + 30),
             repaired: Some(1_000 * index + 90),
             rung: Some(1),
+            ..Fault::default()
         };
         let mut totals: Vec<(String, u64)> =
             MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
@@ -200,12 +256,18 @@ mod tests {
         Outcome { faults: (0..faults).map(fault).collect(), totals, ..Outcome::default() }
     }
 
-    /// Whether the report holds of 300 faults from outside and eight boots of the other build.
-    fn holds(outside: Outcome, spoil: impl Fn(&mut Outcome)) -> bool {
+    /// Eight boots of the build with fault points.
+    fn points(spoil: impl Fn(&mut Outcome)) -> Vec<Outcome> {
         let kinds: Vec<&str> = POINT_KINDS.into_iter().chain(BOTH.map(|(kind, _)| kind)).collect();
         let mut points = vec![outcome(&kinds, ENDED_LIVES, 0); 8];
         points.iter_mut().for_each(spoil);
-        judge(1, 300, &[outside], &points).holds()
+        points
+    }
+
+    /// Whether the report holds of 300 faults from outside and eight boots of the other build.
+    fn holds(outside: Outcome, spoil: impl Fn(&mut Outcome)) -> bool {
+        let records = outcome(&RECORD_KINDS, 300, 0);
+        judge(1, 300, &[outside, records], &points(spoil)).holds()
     }
 
     #[test]
@@ -226,6 +288,14 @@ mod tests {
         let unfinished = Outcome { totals: Vec::new(), ..perfect() };
         assert!(!holds(unfinished, |_| ()), "a script that never ended");
         assert!(!holds(perfect(), |other| drop(other.faults.pop())), "a life that did not end");
+        let records = |spoil: fn(&mut Fault)| {
+            let mut records = outcome(&RECORD_KINDS, 300, 0);
+            spoil(&mut records.faults[7]);
+            judge(1, 300, &[perfect(), records], &points(|_| ())).holds()
+        };
+        assert!(records(|_| ()));
+        assert!(records(|fault| (fault.repaired, fault.overwritten) = (None, Some(9_000))));
+        assert!(!records(|fault| fault.repaired = None), "a record that stays damaged");
         let later = |other: &mut Outcome| {
             for fault in &mut other.faults {
                 fault.detected = fault.detected.map(|at| at + BOTH[0].1 + 1);
