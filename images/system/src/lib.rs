@@ -105,6 +105,8 @@ pub struct Guest {
     pub vcpus: u32,
     /// Network interfaces.
     pub vifs: u32,
+    /// Nodes that it may own in the XenStore; 0 = as many as the store grants by itself.
+    pub store_nodes: u32,
     /// The archive entry with its kernel (an ELF with a PVH entry).
     pub kernel: &'static str,
     /// The archive entry with its initial RAM disk; empty = none.

@@ -114,7 +114,8 @@ fn script(options: &Options) -> io::Result<bool> {
 
 fn script_client(options: &Options, seed: u64) -> io::Result<Tally> {
     let answered = Arc::new(AtomicU64::new(0));
-    let client = connect(options, seed, &answered)?;
+    let mut client = connect(options, seed, &answered)?;
+    fill(&mut client, options)?;
     let settings = Settings {
         seed,
         base: format!("{}-{seed}", options.base),
@@ -144,6 +145,19 @@ fn script_client(options: &Options, seed: u64) -> io::Result<Tally> {
     script.finish()?;
     println!("{}", script.tally().line("script", &head(seed, "end"), Some(&script.latency)));
     Ok(script.tally())
+}
+
+/// Makes the nodes that only have to be there.
+fn fill(client: &mut Client, options: &Options) -> io::Result<()> {
+    let per_directory = options.fill_per_directory;
+    for node in 0..options.fill {
+        let (directory, name) = (node / per_directory, node % per_directory);
+        let payload = format!("{}-fill/{directory}/{name}\0{node}", options.base);
+        if let Err(errno) = client.call(wire::Op::Write, 0, payload.as_bytes())? {
+            return Err(io::Error::other(format!("{errno} at node {node} of {}", options.fill)));
+        }
+    }
+    Ok(())
 }
 
 fn is_over(options: &Options, script: &Script, elapsed: Duration) -> bool {

@@ -11,6 +11,7 @@ usage: xsload demo   [--seconds S] [--device PATH | --socket PATH]
                      [--every-ms M] [--reply-limit-s S] [--event-limit-s S] [--base PATH]
                      [--forgive-doomed 0|1] [--windows 0|1]
                      [--device PATH | --socket PATH]
+                     [--fill NODES] [--fill-per-directory NODES]
        xsload bench  [--operation read|write|transaction] [--requests N] [--base PATH]
                      [--device PATH | --socket PATH]
        xsload net    SERVER:PORT GATEWAY SECONDS
@@ -51,6 +52,10 @@ pub struct Options {
     pub party: usize,
     /// Parties of a stream.
     pub parties: usize,
+    /// Nodes that the script makes first and leaves alone.
+    pub fill: u64,
+    /// How many of them share a directory.
+    pub fill_per_directory: u64,
     /// The server.
     pub server: Server,
 }
@@ -73,6 +78,8 @@ impl Options {
             operation: "write".into(),
             party: 0,
             parties: 1,
+            fill: 0,
+            fill_per_directory: 100,
             server: Server::Device(DEVICE.into()),
         };
         let mut rest = words.iter();
@@ -99,6 +106,8 @@ impl Options {
             "--base" => self.base = value.trim_end_matches('/').to_owned(),
             "--party" => self.party = number()? as usize,
             "--parties" => self.parties = number()?.clamp(1, 16) as usize,
+            "--fill" => self.fill = number()?,
+            "--fill-per-directory" => self.fill_per_directory = number()?.max(1),
             "--operation" => self.operation = value.to_owned(),
             "--device" => self.server = Server::Device(value.to_owned()),
             "--socket" => self.server = Server::Socket(value.to_owned()),

@@ -30,6 +30,8 @@ enum Stage<'a> {
     Interfaces(Batch),
     /// Telling XenStore of it.
     Introduce,
+    /// Setting how many nodes it may own.
+    Limit,
     /// Letting it run.
     Unpause,
     /// It runs.
@@ -79,6 +81,7 @@ impl<'a> Create<'a> {
             Stage::Introduce => {
                 Want::Store(Call::introduce(self.domid, STORE_GFN, self.store_port))
             }
+            Stage::Limit => Want::Store(Call::limit_nodes(self.domid, self.spec.store_nodes)),
             Stage::Unpause => Want::Operate(Operation::Unpause { guest }),
             Stage::Done => Want::Nothing,
         })
@@ -182,6 +185,11 @@ impl<'a> Create<'a> {
             }
             Stage::Introduce => {
                 answer.map_err(|errno| Trouble::Store("to know it", errno))?;
+                let is_limited = self.spec.store_nodes > 0;
+                self.stage = if is_limited { Stage::Limit } else { Stage::Unpause };
+            }
+            Stage::Limit => {
+                answer.map_err(|errno| Trouble::Store("its quota", errno))?;
                 self.stage = Stage::Unpause;
             }
             _ => return Err(Trouble::Unexpected),

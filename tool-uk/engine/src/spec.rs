@@ -22,6 +22,8 @@ pub struct Spec<'a> {
     pub vcpus: u8,
     /// Its network interfaces.
     pub vifs: u8,
+    /// Nodes that it may own in XenStore; 0: as many as XenStore grants by itself.
+    pub store_nodes: u32,
     /// Archive entry of its kernel.
     pub kernel: &'a str,
     /// Archive entry of its ramdisk; empty: none.

@@ -15,6 +15,7 @@ fn spec(name: &'static str) -> Spec<'static> {
         memory_kib: 64 << 10,
         vcpus: 1,
         vifs: 2,
+        store_nodes: 5_000,
         kernel: "vmlinux",
         ramdisk: "initrd",
         command_line: "console=hvc0",

@@ -48,6 +48,7 @@ fn specs() -> Vec<Spec<'static>> {
         // More vCPUs than a byte counts are refused later, like every number above 1.
         vcpus: u8::try_from(guest.vcpus).unwrap_or(u8::MAX),
         vifs: u8::try_from(guest.vifs).unwrap_or(u8::MAX),
+        store_nodes: guest.store_nodes,
         kernel: guest.kernel,
         ramdisk: guest.ramdisk,
         command_line: guest.cmdline,

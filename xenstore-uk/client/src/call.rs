@@ -95,6 +95,12 @@ impl Call {
         Self::new(Operation::Introduce, strings(&[&domid, &gfn, &port]))
     }
 
+    /// Sets how many nodes a guest may own.
+    pub fn limit_nodes(domid: u16, nodes: u32) -> Self {
+        let (domid, nodes) = (alloc::format!("{domid}"), alloc::format!("{nodes}"));
+        Self::new(Operation::SetQuota, strings(&[&domid, "nodes", &nodes]))
+    }
+
     /// Lets XenStore forget a guest: it unmaps its ring.
     pub fn release(domid: u16) -> Self {
         Self::new(Operation::Release, strings(&[&alloc::format!("{domid}")]))

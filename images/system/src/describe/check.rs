@@ -18,6 +18,8 @@ const DOMID_MAX: u32 = 0x7fef;
 const UNIT_MEMORY_KIB: RangeInclusive<u32> = 1024..=16384;
 /// A Debian kernel with its initramfs does not start in less than 48 MiB.
 const GUEST_MEMORY_MIB: RangeInclusive<u32> = 48..=4096;
+/// 2 MiB of slots hold 16,384 of them, of which some are always free.
+const STORE_NODES_MAX: u32 = 15_000;
 /// More virtual CPUs of a PVH guest need ACPI tables, which the builder does not make.
 const GUEST_VCPUS: RangeInclusive<u32> = 1..=1;
 /// Each vif takes a place in net-uk's journal.
@@ -218,6 +220,8 @@ fn check_guest(description: &Description, index: usize, guest: &Guest) -> Result
         let allowed = "0 in a host without a unit with role net";
         return Err(wrong(field("vifs"), guest.vifs, allowed));
     }
+    let why = "the store has no more slots";
+    within(field("store_nodes"), guest.store_nodes, 0..=STORE_NODES_MAX, why)?;
     let why = "the builder makes no ACPI tables";
     within(field("vcpus"), guest.vcpus, GUEST_VCPUS, why)?;
     check_name(field("kernel"), &guest.kernel)?;

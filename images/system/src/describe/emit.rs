@@ -180,11 +180,13 @@ fn emit_guests(guest: &Guest) -> String {
             if guest.count == 1 { guest.name.clone() } else { format!("{}-{number}", guest.name) };
         let _ = writeln!(
             out,
-            "        Guest {{ name: {name:?}, memory_mib: {}, vcpus: {}, vifs: {}, kernel: {:?}, \
-             ramdisk: {:?}, cmdline: {:?}, on_crash: {}, on_reboot: {}, on_poweroff: {} }},",
+            "        Guest {{ name: {name:?}, memory_mib: {}, vcpus: {}, vifs: {}, \
+             store_nodes: {}, kernel: {:?}, ramdisk: {:?}, cmdline: {:?}, on_crash: {}, \
+             on_reboot: {}, on_poweroff: {} }},",
             guest.memory_mib,
             guest.vcpus,
             guest.vifs,
+            guest.store_nodes,
             guest.kernel,
             guest.ramdisk,
             guest.cmdline,

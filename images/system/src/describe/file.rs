@@ -208,6 +208,9 @@ pub struct Guest {
     /// Network interfaces.
     #[serde(default)]
     pub vifs: u32,
+    /// Nodes that it may own in the XenStore; 0 = as many as the store grants by itself.
+    #[serde(default)]
+    pub store_nodes: u32,
     /// Archive entry with the kernel.
     pub kernel: String,
     /// Archive entry with the initial RAM disk; empty = none.

@@ -68,11 +68,21 @@ impl Boot<'_> {
 
     /// As [`Boot::run`], with more words for the orchestrator; gives every record, too.
     pub fn observe(&self, words: &[String]) -> Result<(Outcome, Vec<Record>)> {
+        self.observe_script(words, "")
+    }
+
+    /// As [`Boot::observe`], with more `options` of the script, comma between any two.
+    pub fn observe_script(
+        &self,
+        words: &[String],
+        options: &str,
+    ) -> Result<(Outcome, Vec<Record>)> {
         let Boot { name, seed, seconds, clients, .. } = self;
         let work = format!(
             "script:--seed,{seed},--seconds,{seconds},--clients,{clients},--event-limit-s,2,\
-             --every-ms,5000,--forgive-doomed,{}",
+             --every-ms,5000,--forgive-doomed,{}{}{options}",
             u64::from(self.plan.is_some()),
+            if options.is_empty() { "" } else { "," },
         );
         let mut machine = Machine::host(&format!("experiment-{name}"), self.clock);
         machine.cpus = self.cpus;

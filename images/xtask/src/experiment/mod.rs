@@ -8,6 +8,7 @@ mod hostile_guests;
 mod idle;
 mod net_faults;
 mod orchestrator_faults;
+mod reload;
 mod service_faults;
 
 use std::path::PathBuf;
@@ -41,7 +42,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 7] = [
+const EXPERIMENTS: [Experiment; 8] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -53,6 +54,12 @@ const EXPERIMENTS: [Experiment; 7] = [
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
         runs: 180,
         run: service_faults::run,
+    },
+    Experiment {
+        name: reload::NAME,
+        about: "microreboots of xenstore-uk with 1,000 to 10,000 nodes in the store",
+        runs: 10,
+        run: reload::run,
     },
     Experiment {
         name: corrupt_random::NAME,

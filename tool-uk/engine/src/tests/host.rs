@@ -287,6 +287,12 @@ impl Host {
                 self.introduced.insert(domid, (number(1), number(2) as u32));
                 return done;
             }
+            StoreOperation::SetQuota => {
+                let domid: u16 = strings[0].parse().unwrap();
+                assert!(self.introduced.contains_key(&domid), "XenStore must know it");
+                assert_eq!(strings[1..], ["nodes", "5000"]);
+                return done;
+            }
             StoreOperation::Release => {
                 let domid: u16 = strings[0].parse().unwrap();
                 return self.introduced.remove(&domid).map(|_| b"OK\0".to_vec()).ok_or("ENOENT");
