@@ -157,6 +157,11 @@ impl Shell {
             }
             step.completed += u64::from(progress.executed || progress.notify || progress.loaded);
             self.act(out, tell);
+            if progress.loaded {
+                // Several pieces of a store, each of them a progress, would together look like a
+                // hang: it is told after each.
+                break;
+            }
         }
         self.act(out, tell);
         step
