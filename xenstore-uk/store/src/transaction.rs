@@ -4,6 +4,7 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use wire::Permission;
 
+use crate::node::Link;
 use crate::tree::Tree;
 use crate::watch::Match;
 
@@ -68,6 +69,12 @@ impl Transaction {
             touched: 0,
             bytes: 0,
         }
+    }
+
+    /// Hangs the children of a reloaded node into both of its trees.
+    pub(crate) fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
+        self.base.attach(path, record, children);
+        self.tree.attach(path, record, children);
     }
 
     /// Notes that the outcome depends on a path's value and permissions, or on its absence: then

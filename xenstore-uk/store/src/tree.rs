@@ -134,15 +134,18 @@ impl Tree {
         Some(node)
     }
 
-    /// Hangs children below a node that are part of the tree already as far as count and digest
-    /// are concerned. Panics where there is no node: the children would be lost.
-    pub(crate) fn attach(&mut self, path: &[u8], children: Link) {
+    /// Hangs children below the node of this record that are part of the tree already as far as
+    /// count and digest are concerned. Where the path leads elsewhere, this tree has lost the node.
+    pub(crate) fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
+        if self.get(path).is_none_or(|found| found.node.record != record) {
+            return;
+        }
         let mut node = Rc::make_mut(&mut self.root);
         for name in components(path) {
             let child = dir::find_mut_keyed(&mut node.children, name, name_key(name));
-            node = child.expect("children are made for a node that was found");
+            node = child.expect("the node was found");
         }
-        node.children = children;
+        node.children.clone_from(children);
     }
 
     /// Changes a node as damage to memory would: nothing else learns of it.

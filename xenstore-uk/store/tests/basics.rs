@@ -116,8 +116,9 @@ fn everything_survives_a_restart() {
     assert_eq!(host.call(TOOL, O::GetQuota, &["16", "nodes"]), "77|");
     host.write(16, "x", "1");
     assert_eq!(host.events(16), ["x|tok|"]);
-    // The snapshot is lost: it sees the tree of this life, and can only begin again.
-    assert_eq!(host.call_in(16, O::Read, open, &["x"]), "1");
+    // The snapshot is lost: it sees the tree that this life began with, and can only begin again.
+    assert_eq!(host.call_in(16, O::Read, open, &["x"]), "ENOENT|");
+    assert_eq!(host.call_in(16, O::GetPermissions, open, &["/local/domain/16"]), "n16|r5|");
     assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "EAGAIN|");
     assert_eq!(host.call_in(16, O::TransactionEnd, open, &["T"]), "ENOENT|");
 }
@@ -160,6 +161,41 @@ fn a_special_name_loads_nothing() {
     }
 }
 
+/// A transaction begun right after a restart does not wait for the whole store, and sees it as it
+/// was all the same.
+#[test]
+fn a_transaction_on_a_store_that_is_not_made_yet_sees_it_as_it_was() {
+    let mut host = Host::new();
+    for (path, value) in [("/a/b", "1"), ("/c/d/e", "2"), ("/f/g", "3"), ("/h", "4")] {
+        assert_eq!(host.write(TOOL, path, value), "OK|");
+    }
+    host.restart();
+    let begin = |host: &mut Host| -> u32 {
+        let id = host.call(TOOL, O::TransactionStart, &[""]);
+        id.trim_end_matches('|').parse().expect("a number")
+    };
+    let (reads, writes, loses) = (begin(&mut host), begin(&mut host), begin(&mut host));
+    assert_eq!(host.write(TOOL, "/a/b", "new"), "OK|");
+    assert_eq!(host.call(TOOL, O::Remove, &["/c"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::Read, reads, &["/a/b"]), "1");
+    assert_eq!(host.call_in(TOOL, O::Directory, reads, &["/c/d"]), "e|");
+    assert_eq!(host.call_in(TOOL, O::Read, reads, &["/c/d/e"]), "2");
+    assert_eq!(host.call_in(TOOL, O::Write, writes, &["/f/g/new", "5"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::Remove, writes, &["/h"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::Write, loses, &["/c/d/e", "6"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, reads, &["T"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, writes, &["T"]), "OK|");
+    assert_eq!(host.call_in(TOOL, O::TransactionEnd, loses, &["T"]), "EAGAIN|");
+    for _ in 0..2 {
+        assert_eq!(host.read(TOOL, "/a/b"), "new");
+        assert_eq!(host.read(TOOL, "/f/g"), "3");
+        assert_eq!(host.read(TOOL, "/f/g/new"), "5|");
+        assert_eq!(host.read(TOOL, "/h"), "ENOENT|");
+        assert_eq!(host.read(TOOL, "/c/d/e"), "ENOENT|");
+        host.restart();
+    }
+}
+
 /// The whole store is made piece by piece after a restart, so that a watcher who counts progress
 /// never takes the making of a large store for a hang.
 #[test]
@@ -171,7 +207,7 @@ fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
     }
     host.restart();
     let client = host.server.connection_of(TOOL).expect("it is connected");
-    host.guests.get_mut(&TOOL).expect("a guest").send(O::TransactionStart, 0, b"\0");
+    host.guests.get_mut(&TOOL).expect("a guest").send(O::Remove, 0, b"/d0\0");
     let ring = host.ring(TOOL);
     let mut pieces = 0;
     loop {

@@ -7,12 +7,11 @@ use fabric::SharedMemory;
 use wire::{HEADER_LEN, Header, Operation, text};
 
 use crate::dir::Children;
-use crate::node::Node;
+use crate::node::{Link, Node};
 use crate::path::{self, Special};
 use crate::persist::{Reach, Unloaded};
 use crate::server::Server;
 use crate::state::State;
-use crate::transaction::Transaction;
 
 /// Nodes made in one step, but for what a single directory has more: some hundred microseconds,
 /// well below the time after which the unit counts as hung.
@@ -72,15 +71,14 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return true;
         }
         match header.operation {
+            // What a transaction looks at is made in all trees, its own among them.
             O::Read
             | O::Directory
             | O::DirectoryPart
             | O::GetPermissions
             | O::Write
             | O::MakeDirectory
-            | O::SetPermissions
-                if header.transaction == 0 =>
-            {
+            | O::SetPermissions => {
                 let domid = self.state.client(client).map_or(0, |client| client.domid);
                 let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else {
                     return true;
@@ -94,6 +92,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 }
                 true
             }
+            // Its end touches what its requests have looked at.
+            O::TransactionStart | O::TransactionEnd => true,
             O::Watch
             | O::Unwatch
             | O::ResetWatches
@@ -117,7 +117,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             let (record, len) = (found.node.record, found.path.len());
             let unloaded = &mut loading.unloaded;
             let Some(children) = self.slots.load_children(unloaded, record, reach) else { break };
-            self.state.tree.attach(&path[..len], children);
+            self.state.attach(&path[..len], record, &children);
             self.end_loading();
         }
         self.mutating.set(false);
@@ -132,7 +132,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             let Some(path) = loading.queue.pop() else {
                 // Every directory that the root reaches has been looked at.
                 self.loading = None;
-                self.state.renew_lost();
                 return;
             };
             self.load_path(&path, &mut reach);
@@ -151,19 +150,18 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     fn end_loading(&mut self) {
         if self.loading.as_ref().is_some_and(|loading| loading.unloaded.left == 0) {
             self.loading = None;
-            self.state.renew_lost();
         }
     }
 }
 
 impl State {
-    /// Transactions that lost their snapshot see the tree as it is once it is whole.
-    fn renew_lost(&mut self) {
-        let (tree, generation) = (self.tree.clone(), self.committed + 1);
+    /// Hangs the children of a reloaded node into every tree that has it: the live one, and those
+    /// of the transactions. A directory is unloaded in all of them or in none, as nothing changes
+    /// below it before it is made.
+    fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
+        self.tree.attach(path, record, children);
         for client in self.clients.iter_mut().flatten() {
-            for open in client.transactions.iter_mut().filter(|open| open.lost) {
-                **open = Transaction::new(open.id, &tree, generation, true);
-            }
+            client.transactions.iter_mut().for_each(|open| open.attach(path, record, children));
         }
     }
 }
