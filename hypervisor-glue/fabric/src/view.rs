@@ -198,6 +198,19 @@ impl<'a> Layout<'a> {
         Self { regions }
     }
 
+    /// Bytes of the largest region of this kind.
+    pub const fn largest(&self, kind: RegionKind) -> usize {
+        let (mut largest, mut index) = (0, 0);
+        while index < self.regions.len() {
+            let Region { kind: found, pages, .. } = self.regions[index];
+            if found as u8 == kind as u8 && pages > largest {
+                largest = pages;
+            }
+            index += 1;
+        }
+        largest as usize * PAGE_SIZE
+    }
+
     /// Pages of the whole fabric.
     pub const fn pages(&self) -> u32 {
         let mut pages = 0;

@@ -1,4 +1,5 @@
-//! The pages of the fabric.
+//! Pages of the image that are used as shared memory is: those of the fabric, and a service's own
+//! that a microreset leaves as they are.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -10,8 +11,9 @@ use crate::span::Span;
 use crate::symbols::UNIKERNEL;
 use crate::window;
 
-/// The orchestrator's fabric: pages of its image that it grants to the units. Made by
-/// [`crate::orchestrator!`].
+/// Pages of the image. The orchestrator grants them to the units: its fabric, made by
+/// [`crate::orchestrator!`]. A service keeps in them what a life that follows a microreset shall
+/// find as the former one left it, whatever that was doing; a microreboot makes them zeros again.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct FabricPages<const PAGES: usize>(UnsafeCell<[[u8; PAGE_SIZE]; PAGES]>);
@@ -24,6 +26,11 @@ impl<const PAGES: usize> FabricPages<PAGES> {
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
         Self(UnsafeCell::new([[0; PAGE_SIZE]; PAGES]))
+    }
+
+    /// All of them, as memory.
+    pub fn memory(&'static self) -> FabricMemory {
+        memory_of(self.range())
     }
 
     /// All of them.
@@ -49,7 +56,11 @@ impl FabricRange {
 
 /// The orchestrator's fabric.
 pub(crate) fn memory() -> FabricMemory {
-    let FabricRange { base, pages } = UNIKERNEL.fabric;
+    memory_of(UNIKERNEL.fabric)
+}
+
+fn memory_of(range: FabricRange) -> FabricMemory {
+    let FabricRange { base, pages } = range;
     // SAFETY: 1. A static. 2. Its `UnsafeCell` is never borrowed. 3. Page-aligned.
     FabricMemory::new(unsafe { Span::new(base, pages * PAGE_SIZE) })
 }

@@ -71,6 +71,8 @@ impl Run {
             host.call(TOOL, O::SetPermissions, &[&base, &format!("r{domid}")]);
         }
         host.settle();
+        // The index is complete: that is what the next lives begin by.
+        host.idle();
         Self {
             host,
             replies: vec![Vec::new(); 2],

@@ -4,15 +4,17 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use fabric::Part;
 use fabric::control::Rung;
 use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
 use fabric::view::RegionKind;
-use runtime::{FabricMemory, Hypervisor, Survivor};
+use runtime::{FabricMemory, FabricPages, Hypervisor, Survivor};
 use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
-use store::{Action, Config, Origin, Quota, Reports, Server, Stats, Strength};
+use store::persist::index_len;
+use store::{Action, Config, Origin, Quota, Reports, SLOT_LEN, Server, Stats, Strength};
 
 use crate::Fabric;
 use crate::seats::Seats;
@@ -25,6 +27,12 @@ const SERVED_PER_STEP: usize = 16;
 type Durable = Fabric;
 #[cfg(feature = "fault-points")]
 type Durable = crate::fault_points::Memory;
+
+/// Bytes of the index.
+const INDEX_LEN: usize = index_len(system::LAYOUT.largest(RegionKind::Slots) / SLOT_LEN);
+
+/// The index: what a life finds that follows a change which a microreset interrupted.
+static INDEX: FabricPages<{ INDEX_LEN.div_ceil(abi::PAGE_SIZE) }> = FabricPages::new();
 
 /// Tells the operator of a limit that a domain has passed.
 type Tell<'a> = &'a mut dyn FnMut(u16, Quota, Strength);
@@ -50,9 +58,11 @@ impl Shell {
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
         let config = Config::new(nonce, &[tool], system::SLOTS);
-        let durable = |region| durable(xen, view, region);
-        let (server, found) =
-            Server::start(&config, durable(RegionKind::Slots), durable(RegionKind::Areas));
+        let durable = |memory| durable(xen, view, memory);
+        let [slots, areas] =
+            [RegionKind::Slots, RegionKind::Areas].map(|region| durable(view.own(region)));
+        let index = durable(Part::new(INDEX.memory(), 0, INDEX_LEN));
+        let (server, found) = Server::start_indexed(&config, slots, areas, index);
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
@@ -202,13 +212,13 @@ impl Shell {
 }
 
 #[cfg(not(feature = "fault-points"))]
-fn durable(_: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
-    view.own(region)
+fn durable(_: Hypervisor, _: &View<FabricMemory>, memory: Fabric) -> Durable {
+    memory
 }
 
 #[cfg(feature = "fault-points")]
-fn durable(xen: Hypervisor, view: &View<FabricMemory>, region: RegionKind) -> Durable {
-    Durable::new(view.own(region), view.own(RegionKind::Log), xen)
+fn durable(xen: Hypervisor, view: &View<FabricMemory>, memory: Fabric) -> Durable {
+    Durable::new(memory, view.own(RegionKind::Log), xen)
 }
 
 /// What the service loop drives.

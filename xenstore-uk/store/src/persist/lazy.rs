@@ -1,5 +1,5 @@
-//! Nodes that a reload has found and not yet made: their records are checked, counted and known
-//! to hang together; the nodes themselves are made when they are needed, or when there is time.
+//! Nodes that a reload has found and not yet made: their records are counted and known to hang
+//! together; the nodes themselves are made when they are needed, or when there is time.
 
 use alloc::rc::Rc;
 use alloc::vec::Vec;
@@ -8,7 +8,7 @@ use fabric::SharedMemory;
 use crate::dir;
 use crate::node::{Link, Node, NodeParts};
 use crate::persist::reload::{half, quarter, word};
-use crate::persist::slots::{NONE, SlotStore, slot_at};
+use crate::persist::slots::{NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, SLOT_LEN};
 use crate::state::NODE_HEAD_LEN;
 
@@ -50,16 +50,19 @@ pub(crate) struct Reach {
 impl<M: SharedMemory> SlotStore<M> {
     /// Makes the children of a node, and what is below them as far as `reach` allows; `None` if
     /// they were made before or there are none. What is not reached stays unloaded.
+    ///
+    /// # Errors
+    /// A record whose slots are damaged.
     pub(crate) fn load_children(
         &self,
         unloaded: &mut Unloaded,
         record: u32,
         reach: &mut Reach,
-    ) -> Option<Link> {
-        let first = unloaded.first.get_mut(record as usize)?;
+    ) -> Result<Option<Link>, Damaged> {
+        let Some(first) = unloaded.first.get_mut(record as usize) else { return Ok(None) };
         let first = core::mem::replace(first, NONE);
         if first == NONE {
-            return None;
+            return Ok(None);
         }
         unloaded.left -= 1;
         let count = unloaded.siblings(first);
@@ -68,40 +71,74 @@ impl<M: SharedMemory> SlotStore<M> {
         let mut nodes: Vec<Rc<Node>> = Vec::with_capacity(count);
         let mut child = first;
         while child != NONE {
-            if let Some(mut node) = self.load_node(child, unloaded.since) {
-                if reach.nodes > 0
-                    && reach.levels > 0
-                    && let Some(below) = self.load_children(unloaded, child, reach)
-                {
-                    Rc::get_mut(&mut node).expect("nobody shares it").children = below;
-                }
-                nodes.push(node);
+            let mut node =
+                self.load_node(child, unloaded.since).ok_or(Damaged { record: child })?;
+            if reach.nodes > 0
+                && reach.levels > 0
+                && let Some(below) = self.load_children(unloaded, child, reach)?
+            {
+                Rc::get_mut(&mut node).expect("nobody shares it").children = below;
             }
+            nodes.push(node);
             child = unloaded.next[child as usize];
         }
         reach.levels += 1;
         nodes.sort_unstable_by(|a, b| a.compare_names(b));
         let (treap, _) = dir::build(nodes.into_iter(), &mut Vec::new());
-        Some(treap)
+        Ok(Some(treap))
     }
 
-    /// Makes the node of a record whose slots have been checked.
+    /// Makes the node of a record; `None` if its slots are damaged.
     pub(super) fn load_node(&self, record: u32, since: u64) -> Link {
-        let mut slot = self.chains.get(record as usize)?.first;
+        let first = self.chains.get(record as usize)?.first;
         let mut bytes = [0; SLOT_LEN];
-        let mut content = Vec::new();
-        while slot != NONE {
-            self.memory.read(slot_at(slot), &mut bytes);
-            let len = usize::from(quarter(&bytes, 26)).min(CONTENT_LEN);
-            let part = &bytes[CONTENT_AT..CONTENT_AT + len];
-            slot = self.next[slot as usize];
-            if slot == NONE && content.is_empty() {
-                return node(record, part, since);
-            }
-            content.extend_from_slice(part);
+        if first != NONE && self.next[first as usize] == NONE {
+            let (len, parts) = self.read_slot(first, record, 0, &mut bytes)?;
+            let content = &bytes[CONTENT_AT..CONTENT_AT + len];
+            return node(record, content, since).filter(|_| parts == 1);
         }
+        let mut content = Vec::new();
+        self.read_record(record, &mut content)?;
         node(record, &content, since)
     }
+
+    /// Reads the content of a record; `None` if a slot of it is damaged or none of its.
+    pub(super) fn read_record(&self, record: u32, content: &mut Vec<u8>) -> Option<()> {
+        let mut slot = self.chains.get(record as usize)?.first;
+        let mut bytes = [0; SLOT_LEN];
+        let (mut part, mut parts) = (0, 0);
+        // As a slot is the part that its number says, a chain that turns in a circle ends.
+        while slot != NONE {
+            let (len, wanted) = self.read_slot(slot, record, part, &mut bytes)?;
+            content.extend_from_slice(&bytes[CONTENT_AT..CONTENT_AT + len]);
+            (part, parts) = (part + 1, wanted);
+            slot = self.next[slot as usize];
+        }
+        (part > 0 && part == parts).then_some(())
+    }
+
+    /// Reads the slot that holds this part of a record: bytes of content, and parts in all. `None`
+    /// if it is damaged, or holds something else.
+    fn read_slot(
+        &self,
+        slot: u32,
+        record: u32,
+        part: u16,
+        bytes: &mut [u8; SLOT_LEN],
+    ) -> Option<(usize, u16)> {
+        self.memory.read(slot_at(slot), bytes);
+        let is_intact = word(bytes, 0) == slot_sum(self.key, bytes);
+        let is_it = (half(bytes, 16), quarter(bytes, 20)) == (record, part);
+        let len = usize::from(quarter(bytes, 26)).min(CONTENT_LEN);
+        (is_intact && is_it && word(bytes, 8) <= self.committed).then(|| (len, quarter(bytes, 22)))
+    }
+}
+
+/// A record whose slots are damaged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Damaged {
+    /// Its number.
+    pub record: u32,
 }
 
 /// A node from the content of its record.

@@ -27,11 +27,14 @@
 //! leaves a free slot. So a slot that is neither free nor intact was damaged; and where fewer slots
 //! count than the header says, damage has made some of them look free.
 
+mod index;
+mod indexed;
 mod lazy;
 mod reload;
 mod slots;
 
-pub(crate) use lazy::{Reach, Unloaded};
+pub use index::index_len;
+pub(crate) use lazy::{Damaged, Reach, Unloaded};
 pub use reload::{LoadReport, Loaded, LoadedNodes};
 pub use slots::SlotStore;
 

@@ -98,8 +98,7 @@ impl<M: SharedMemory> SlotStore<M> {
     ///
     /// `owner` owns the root if that was lost to damage.
     pub fn open(memory: M, owner: u16) -> Option<(Self, Loaded)> {
-        let headers = [0, SLOT_LEN].into_iter().filter_map(|at| read_header(&memory, at));
-        let header = headers.max_by_key(|header| (header.committed, header.applied))?;
+        let header = newest_header(&memory)?;
         let mut store = Self::with_memory(memory, header.key);
         store.committed = header.committed;
         store.applied = header.applied;
@@ -114,17 +113,25 @@ impl<M: SharedMemory> SlotStore<M> {
             report: LoadReport::default(),
         };
         scan.read_slots(used);
-        scan.erase_beyond(used);
+        scan.report.uncommitted += scan.store.erase_beyond(used);
         Some(scan.finish(header.counting))
     }
 }
 
+/// A commit header.
 pub(super) struct Header {
-    key: u64,
-    committed: u64,
-    applied: u64,
-    slots: u32,
+    pub key: u64,
+    pub committed: u64,
+    pub applied: u64,
+    /// Slots ever used.
+    pub slots: u32,
     counting: u32,
+}
+
+/// The intact header of the last commit.
+pub(super) fn newest_header<M: SharedMemory>(memory: &M) -> Option<Header> {
+    let headers = [0, SLOT_LEN].into_iter().filter_map(|at| read_header(memory, at));
+    headers.max_by_key(|header| (header.committed, header.applied))
 }
 
 pub(super) fn read_header<M: SharedMemory>(memory: &M, at: usize) -> Option<Header> {
@@ -179,22 +186,6 @@ impl<M: SharedMemory> Scan<M> {
             } else {
                 self.take(slot, &bytes);
             }
-        }
-    }
-
-    /// Clears what an interrupted commit left behind the slots that the header counts: they are
-    /// contiguous, because slots are taken in order.
-    fn erase_beyond(&mut self, used: u32) {
-        for slot in used..self.store.capacity {
-            let at = slot_at(slot);
-            // An interrupted write may have left content without a checksum before others'.
-            let mut bytes = [0; SLOT_LEN];
-            self.store.memory.read(at, &mut bytes);
-            if bytes == [0; SLOT_LEN] {
-                break;
-            }
-            self.report.uncommitted += u32::from(word(&bytes, 0) != 0);
-            self.store.memory.fill(at, SLOT_LEN, 0);
         }
     }
 
@@ -390,6 +381,24 @@ struct Linked {
 }
 
 impl<M: SharedMemory> SlotStore<M> {
+    /// Clears what an interrupted commit left behind the slots that the header counts: they are
+    /// contiguous, because slots are taken in order. Answers how many they were.
+    pub(super) fn erase_beyond(&self, used: u32) -> u32 {
+        let mut uncommitted = 0;
+        for slot in used..self.capacity {
+            let at = slot_at(slot);
+            // An interrupted write may have left content without a checksum before others'.
+            let mut bytes = [0; SLOT_LEN];
+            self.memory.read(at, &mut bytes);
+            if bytes == [0; SLOT_LEN] {
+                break;
+            }
+            uncommitted += u32::from(word(&bytes, 0) != 0);
+            self.memory.fill(at, SLOT_LEN, 0);
+        }
+        uncommitted
+    }
+
     /// Whether records from elsewhere make a store that fits here: each number once, none beyond
     /// the slots, every node readable and reached by the root.
     pub(crate) fn takes<'a>(&self, records: impl Iterator<Item = (u32, Kind, &'a [u8])>) -> bool {
@@ -467,15 +476,15 @@ fn light(content: &[u8]) -> Light {
 
 /// Counts what domains own; consecutive nodes mostly have one owner.
 #[derive(Default)]
-struct Owned {
-    total: u32,
+pub(super) struct Owned {
+    pub total: u32,
     last: Option<u16>,
     count: (u32, u64),
     others: BTreeMap<u16, (u32, u64)>,
 }
 
 impl Owned {
-    fn add(&mut self, owner: u16, memory: usize) {
+    pub fn add(&mut self, owner: u16, memory: usize) {
         if self.last != Some(owner) {
             self.switch(owner);
         }
@@ -492,7 +501,7 @@ impl Owned {
         self.last = Some(owner);
     }
 
-    fn finish(mut self) -> BTreeMap<u16, (u32, u64)> {
+    pub fn finish(mut self) -> BTreeMap<u16, (u32, u64)> {
         self.switch(0);
         let count = self.count;
         self.others.insert(0, count);

@@ -5,11 +5,14 @@ use fabric::SharedMemory;
 
 use crate::checksum::{Checksum, checksum};
 use crate::effects::Kind;
-use crate::persist::reload::read_header;
+use crate::node::NODE_OVERHEAD;
+use crate::persist::index::{Change, Index};
+use crate::persist::reload::{half, quarter, read_header};
 use crate::persist::{
     CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
     VERSION,
 };
+use crate::state::NODE_HEAD_LEN;
 
 /// No slot.
 pub(super) const NONE: u32 = u32::MAX;
@@ -50,6 +53,8 @@ pub struct SlotStore<M> {
     superseded: Vec<u32>,
     /// Slots of its tombstones.
     tombstones: Vec<u32>,
+    /// Tells where everything is to a life that follows an interrupted change.
+    pub(super) index: Option<Index<M>>,
 }
 
 impl<M: SharedMemory> SlotStore<M> {
@@ -75,6 +80,7 @@ impl<M: SharedMemory> SlotStore<M> {
             written: Vec::new(),
             superseded: Vec::new(),
             tombstones: Vec::new(),
+            index: None,
         }
     }
 
@@ -143,6 +149,28 @@ impl<M: SharedMemory> SlotStore<M> {
         let first = self.write_record(record, kind, head, body);
         *self.chain_mut(record) = Chain { first, is_new: true, has_older };
         self.written.push(record);
+        let change = match kind {
+            Kind::Node => Self::node(record, head, body),
+            kind => Change::Other { record, kind },
+        };
+        self.note(change);
+    }
+
+    /// What the index keeps of a node's content.
+    pub(super) fn node(record: u32, head: &[u8], body: &[u8]) -> Change {
+        let (parent, owner) = match head.split_first_chunk::<NODE_HEAD_LEN>() {
+            // All of it in one piece, as it came from elsewhere.
+            Some((head, rest)) if body.is_empty() => (half(head, 16), quarter(rest, 0)),
+            _ => (half(head, 16), quarter(body, 0)),
+        };
+        let content = head.len() + body.len() - NODE_HEAD_LEN;
+        Change::Node { record, parent, owner, memory: (NODE_OVERHEAD + content) as u32 }
+    }
+
+    fn note(&mut self, change: Change) {
+        if let Some(index) = &mut self.index {
+            index.pending.push(change);
+        }
     }
 
     /// Drops a record in the next commit.
@@ -153,6 +181,7 @@ impl<M: SharedMemory> SlotStore<M> {
             self.tombstones.push(slot);
         }
         *self.chain_mut(record) = Chain::EMPTY;
+        self.note(Change::Gone { record });
     }
 
     /// Drops the record of a node whose parent the next commit drops: it needs no tombstone.
@@ -160,6 +189,7 @@ impl<M: SharedMemory> SlotStore<M> {
         let old = self.chain(record);
         self.retire(old);
         *self.chain_mut(record) = Chain::EMPTY;
+        self.note(Change::Gone { record });
     }
 
     /// Makes what was written durable, then frees what it supersedes.
@@ -180,6 +210,7 @@ impl<M: SharedMemory> SlotStore<M> {
         while let Some(slot) = self.tombstones.pop() {
             self.release(slot);
         }
+        self.update_index();
     }
 
     /// Slots that hold a record of the commit at hand: those in use, but for what is freed once the
@@ -285,6 +316,9 @@ impl<M: SharedMemory> SlotStore<M> {
         let mut slot = first;
         while slot != NONE {
             self.memory.store_u64(slot_at(slot), 0);
+            if let Some(index) = &mut self.index {
+                index.free(slot);
+            }
             self.free.push(slot);
             slot = core::mem::replace(&mut self.next[slot as usize], NONE);
         }

@@ -16,6 +16,9 @@ use crate::tree::Descend;
 /// Nodes and slots checked in one step: about ten microseconds.
 const SCRUB_STEP: usize = 64;
 
+/// Records taken up into the index in one step: some twenty microseconds.
+const INDEX_STEP: u32 = 64;
+
 /// Time between two steps of the scrubber. 64 nodes each 25 ms check 10,000 nodes and their slots
 /// in 4 to 8 s, for some 0.05 % of a CPU.
 const SCRUB_INTERVAL_NS: u64 = 25_000_000;
@@ -43,13 +46,13 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// A bounded step of background work, to be called when no connection is ready. Answers
     /// damage, if it found any: then the server must start again from its slots.
     pub fn idle_step(&mut self, now_ns: u64) -> Option<Fault> {
-        if self.loading.is_some() {
+        if self.is_settling() {
             let due_ns = self.idle.next_load_ns;
             if due_ns == 0 || now_ns >= due_ns {
                 self.idle.next_load_ns = now_ns + LOAD_INTERVAL_NS;
             }
             if due_ns != 0 && now_ns >= due_ns {
-                self.load_step();
+                self.settle_step();
             }
             return None;
         }
@@ -69,9 +72,24 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.scrub_nodes()
     }
 
+    /// Whether a reload has left something for later.
+    fn is_settling(&self) -> bool {
+        self.loading.is_some() || self.slots.is_indexing()
+    }
+
+    fn settle_step(&mut self) {
+        if self.loading.is_some() {
+            return self.load_step();
+        }
+        self.mutating.set(true);
+        self.slots.index_step(INDEX_STEP);
+        self.slots.seal_index(self.state.digest(), self.state.tree().nodes());
+        self.mutating.set(false);
+    }
+
     /// When [`Server::idle_step`] or [`Server::next_ready`] has something to do again.
     pub fn next_deadline(&self, now_ns: u64) -> u64 {
-        if self.loading.is_some() {
+        if self.is_settling() {
             return self.idle.next_load_ns.max(now_ns);
         }
         // A sweep may have made events for somebody.
@@ -102,6 +120,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let is_round = self.idle.cursor.is_empty();
         let is_quiet = self.idle.round_since == self.state.committed();
         damaged |= is_round && is_quiet && digest != self.state.digest();
+        if damaged {
+            self.slots.distrust_index();
+        }
         damaged.then_some(Fault::Node)
     }
 

@@ -9,7 +9,7 @@ use wire::{HEADER_LEN, Header, Operation, text};
 use crate::dir::Children;
 use crate::node::{Link, Node};
 use crate::path::{self, Special};
-use crate::persist::{Reach, Unloaded};
+use crate::persist::{Damaged, Reach, Unloaded};
 use crate::server::Server;
 use crate::state::State;
 
@@ -116,7 +116,15 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             let found = self.state.tree.seek(path);
             let (record, len) = (found.node.record, found.path.len());
             let unloaded = &mut loading.unloaded;
-            let Some(children) = self.slots.load_children(unloaded, record, reach) else { break };
+            let children = match self.slots.load_children(unloaded, record, reach) {
+                Ok(Some(children)) => children,
+                Ok(None) => break,
+                Err(Damaged { record }) => {
+                    // The next life reads every slot, and says what is lost.
+                    self.slots.distrust_index();
+                    panic!("the slots of record {record} are damaged");
+                }
+            };
             self.state.attach(&path[..len], record, &children);
             self.end_loading();
         }

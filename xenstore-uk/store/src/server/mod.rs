@@ -103,6 +103,8 @@ pub struct ConnectionInfo {
 pub struct StartReport {
     /// Whether the store is new: nothing was there.
     pub is_new: bool,
+    /// Whether the index said where everything is: not every slot was looked at.
+    pub is_indexed: bool,
     /// What the slots held.
     pub load: LoadReport,
     /// Connections whose areas were damaged.
@@ -337,6 +339,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     fn commit(&mut self) {
         self.slots.commit();
         self.state.commit();
+        self.slots.seal_index(self.state.digest(), self.state.tree().nodes());
         self.stats.commits += 1;
     }
 }

@@ -45,6 +45,24 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         (server, report)
     }
 
+    /// As [`Self::start`], with an index in memory of [`crate::persist::index_len`] bytes that a
+    /// crash of the program leaves as it is, zeros at first. A life that follows an interrupted
+    /// change begins by it, at a cost that hardly grows with the store.
+    pub fn start_indexed(config: &Config, slots: M, areas: A, index: M) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone()) else {
+            let (mut server, report) = Self::start(config, slots, areas);
+            server.slots.keep_index(index);
+            return (server, report);
+        };
+        let (mut server, mut report) = Self::go_on(config, store, loaded, areas, Role::Alone);
+        report.is_indexed = true;
+        report.damaged_areas = server.load_connections();
+        (server, report)
+    }
+
     /// As [`Self::start`], for one of several replicas: it serves nobody until it is promoted.
     /// A new store has the connections of `services`, the same in all replicas.
     pub fn join(config: &Config, slots: M, areas: A, services: &[u16]) -> (Self, StartReport)
@@ -73,11 +91,21 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             });
             return (server, StartReport { is_new: true, ..StartReport::default() });
         };
+        Self::go_on(config, slots, loaded, areas, role)
+    }
+
+    fn go_on(
+        config: &Config,
+        slots: SlotStore<M>,
+        loaded: Loaded,
+        areas: A,
+        role: Role,
+    ) -> (Self, StartReport) {
         let load = loaded.report;
         let (state, unloaded) = State::restore(config, loaded, slots.committed());
         let mut server = Self::with(state, slots, areas, role);
         server.loading = Loading::new(unloaded);
-        (server, StartReport { is_new: false, load, damaged_areas: 0 })
+        (server, StartReport { load, ..StartReport::default() })
     }
 
     /// Goes on in memory that survived a crash outside of any change ([`Self::is_consistent`]).

@@ -266,6 +266,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         self.mutating.set(false);
         progress.fault = self.state.fault();
+        if progress.fault.is_some() {
+            self.slots.distrust_index();
+        }
         self.note_reply(client, &header, changed, reply_after);
     }
 

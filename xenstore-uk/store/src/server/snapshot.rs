@@ -114,6 +114,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         self.mutating.set(true);
         self.demote();
+        let index = self.slots.take_index();
         let memory = self.slots.memory().clone();
         let mut slots = SlotStore::format(memory.clone(), self.slots.key());
         slots.begin_at(committed.saturating_sub(1), applied);
@@ -125,6 +126,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let (state, unloaded) = State::restore(config, loaded, slots.committed());
         (self.slots, self.state) = (slots, state);
         self.loading = Loading::new(unloaded);
+        index.into_iter().for_each(|index| self.slots.keep_index(index));
         self.mutating.set(false);
         if self.state.digest() == digest { Ok(()) } else { Err(RestoreError) }
     }

@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crash::Crashing;
 use fabric::{HeapMemory, SharedMemory};
-use store::{AREA_LEN, Action, Config, Ring, Server, StartReport};
+use store::persist::index_len;
+use store::{AREA_LEN, Action, Config, Descend, Ring, SLOT_LEN, Server, StartReport};
 use wire::ring as layout;
 use wire::{HEADER_LEN, Header, Operation};
 
@@ -124,6 +125,7 @@ pub struct Host {
     pub budget: crash::Budget,
     pub slots: HeapMemory,
     pub areas: HeapMemory,
+    pub index: HeapMemory,
     pub server: TestServer,
     pub guests: BTreeMap<u16, Guest>,
     pub now_ns: u64,
@@ -145,10 +147,12 @@ impl Host {
         let slots = HeapMemory::new(len);
         let areas = HeapMemory::new(config.clients * AREA_LEN);
         let budget = crash::Budget::unlimited();
-        let (server, report) = Server::start(
+        let index = HeapMemory::new(index_len(len / SLOT_LEN));
+        let (server, report) = Server::start_indexed(
             &config,
             Crashing::new(slots.clone(), budget.clone()),
             Crashing::new(areas.clone(), budget.clone()),
+            Crashing::new(index.clone(), budget.clone()),
         );
         assert!(report.is_new);
         let mut host = Self {
@@ -156,6 +160,7 @@ impl Host {
             budget,
             slots,
             areas,
+            index,
             server,
             guests: BTreeMap::new(),
             now_ns: 0,
@@ -274,28 +279,58 @@ impl Host {
         guest.events.drain(..).map(|event| event.text()).collect()
     }
 
-    /// The server dies and a new one reads everything back.
+    /// The server dies and a new one reads everything back. Where it did so by the index, a
+    /// reading of all slots finds the same.
     pub fn restart(&mut self) -> StartReport {
         self.budget.refill();
-        let (server, report) = Server::start(
-            &self.config,
-            Crashing::new(self.slots.clone(), self.budget.clone()),
-            Crashing::new(self.areas.clone(), self.budget.clone()),
-        );
-        self.server = server;
+        self.compare_starts();
+        let report = self.start();
         self.reattach();
         report
     }
 
+    /// Starts from copies, by the index and by reading all slots: both find the same.
+    fn compare_starts(&self) {
+        let copy = |memory| Crashing::new(copy(memory), self.budget.clone());
+        let (slots, areas, index) = (copy(&self.slots), copy(&self.areas), copy(&self.index));
+        let (mut indexed, report) = Server::start_indexed(&self.config, slots, areas, index);
+        if report.is_indexed {
+            let (slots, areas) = (copy(&self.slots), copy(&self.areas));
+            let (mut scanned, found) = Server::start(&self.config, slots, areas);
+            assert_eq!(report.load.nodes, found.load.nodes);
+            assert_eq!(description(&mut indexed), description(&mut scanned));
+        }
+    }
+
+    /// The domain is built anew: what it had in memory of its own is gone.
+    pub fn rebuild(&mut self) -> StartReport {
+        self.index = HeapMemory::new(self.index.len());
+        self.restart()
+    }
+
+    /// Lets time pass in which nobody asks for anything.
+    pub fn idle(&mut self) {
+        for _ in 0..100 {
+            self.now_ns += 1_000_000;
+            assert_eq!(self.server.idle_step(self.now_ns), None);
+        }
+    }
+
     /// As [`Host::restart`], with the stores that the budget has left.
     pub fn restart_within_budget(&mut self) {
-        let (server, _) = Server::start(
+        self.start();
+        self.reattach();
+    }
+
+    fn start(&mut self) -> StartReport {
+        let (server, report) = Server::start_indexed(
             &self.config,
             Crashing::new(self.slots.clone(), self.budget.clone()),
             Crashing::new(self.areas.clone(), self.budget.clone()),
+            Crashing::new(self.index.clone(), self.budget.clone()),
         );
         self.server = server;
-        self.reattach();
+        report
     }
 
     pub fn reattach(&mut self) {
@@ -337,4 +372,34 @@ impl Host {
         let reply = self.call(domid, Operation::TransactionStart, &[""]);
         reply.trim_end_matches('|').parse().expect("a number")
     }
+}
+
+/// A copy that nobody else writes.
+pub fn copy(memory: &HeapMemory) -> HeapMemory {
+    let mut bytes = vec![0; memory.len()];
+    memory.read(0, &mut bytes);
+    let copy = HeapMemory::new(memory.len());
+    copy.write(0, &bytes);
+    copy
+}
+
+/// All that a reload finds.
+fn description(server: &mut TestServer) -> String {
+    let slots = (server.slots().committed(), server.slots().free_slots());
+    server.finish_loading();
+    let state = server.state();
+    let mut nodes = Vec::new();
+    state.tree().walk(&mut Vec::new(), usize::MAX, &mut |path, node, hash| {
+        let path = path.escape_ascii();
+        assert!(node.is_intact(hash), "{path}");
+        let generations = (node.generation(), node.children_generation());
+        let permissions: Vec<_> = node.permissions().collect();
+        nodes.push(format!("{path} {generations:?} {permissions:?} {:?}", node.value()));
+        Descend::Yes
+    });
+    let domains: Vec<_> = (0..u16::MAX).filter_map(|domid| state.domain(domid)).collect();
+    let clients: Vec<_> =
+        state.clients().map(|(number, client)| (number, client.encode(number))).collect();
+    let watches = state.watch_count();
+    format!("{slots:?} {:x} {nodes:#?} {domains:#?} {clients:?} {watches}", state.digest())
 }

@@ -1,0 +1,476 @@
+//! The index: where each record lies and how the nodes hang together, in memory of the domain that
+//! a crash of its program leaves as it is. A life that begins after an interrupted change need not
+//! read every slot: what the change did to the state is lost, and the index tells the state of the
+//! commit before.
+//!
+//! ```text
+//! 0   u64 number of the commit that it describes, 0 = none
+//! 8   u64 key of the slot store
+//! 16  u64 digest of the tree
+//! 24  u32 nodes, u32 entries in use
+//! 32  u64 sum over all other double words, each times an odd number that its place gives
+//! 40  entries, 24 bytes for each record, a record's number is its place:
+//!         0   u32 its first slot + 1, 0 = no such record
+//!         4   u8 kind, u8 zero, u16 owner of a node
+//!         8   u32 bytes that a node is accounted with
+//!         12  u32 first child, 0 = none
+//!         16  u32 next child of the same parent, 0 = none
+//!         20  u32 child before it; of the first one, its parent with bit 31 set
+//! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot that goes on
+//! ```
+//!
+//! It changes only after its commit, so a crash before leaves it true, and a crash in between
+//! leaves a number that is not that of the commit header. The sum tells of damage: a flipped bit
+//! always changes it, as does, but for one time in 2^64, anything else. Memory of zeros is an index
+//! that describes nothing.
+
+use alloc::vec::Vec;
+
+use fabric::SharedMemory;
+
+use crate::effects::Kind;
+use crate::persist::slots::NONE;
+
+/// Bytes before the entries.
+const HEADER_LEN: usize = 40;
+
+/// Where the sum lies.
+const SUM_AT: usize = 32;
+
+/// Bytes of an entry.
+const ENTRY_LEN: usize = 24;
+
+/// In the place of a child before it: what follows is the parent's number.
+const FIRST: u32 = 1 << 31;
+
+/// Bytes that the index of so many slots takes. A record has at least one slot; the first numbers
+/// are taken by none.
+pub const fn index_len(slots: usize) -> usize {
+    links_at(slots) + slots.next_multiple_of(2) * 4
+}
+
+/// Where what is known of the slots begins.
+const fn links_at(slots: usize) -> usize {
+    HEADER_LEN + (slots + RECORDS_BEYOND) * ENTRY_LEN
+}
+
+/// What a double word counts in the sum.
+#[inline(always)]
+fn factor(at: usize) -> u64 {
+    // Golden ratio, odd; times an odd number it stays odd, and so loses no bit.
+    0x9e37_79b9_7f4a_7c15u64.wrapping_mul(at as u64 / 4 + 1)
+}
+
+/// Record numbers that a store has beyond the number of its slots.
+const RECORDS_BEYOND: usize = 3;
+
+/// What the index knows of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// The first slot + 1; 0: there is no such record.
+    pub first_slot: u32,
+    kind: u8,
+    /// Owner of a node.
+    pub owner: u16,
+    /// Bytes that a node is accounted with.
+    pub memory: u32,
+    pub first_child: u32,
+    pub next: u32,
+    before: u32,
+}
+
+impl Entry {
+    /// What the record holds; `None` if there is none.
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::from_raw(self.kind).filter(|_| self.first_slot != 0)
+    }
+
+    fn decode(words: [u64; 3]) -> Self {
+        let [slot_and_kind, memory_and_child, siblings] = words;
+        Self {
+            first_slot: slot_and_kind as u32,
+            kind: (slot_and_kind >> 32) as u8,
+            owner: (slot_and_kind >> 48) as u16,
+            memory: memory_and_child as u32,
+            first_child: (memory_and_child >> 32) as u32,
+            next: siblings as u32,
+            before: (siblings >> 32) as u32,
+        }
+    }
+}
+
+/// A change that the next commit makes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Change {
+    /// A node has this content, or is new below this parent.
+    Node { record: u32, parent: u32, owner: u16, memory: u32 },
+    /// Another record has this content.
+    Other { record: u32, kind: Kind },
+    /// A record goes.
+    Gone { record: u32 },
+}
+
+impl Change {
+    /// The record.
+    pub fn record(&self) -> u32 {
+        match self {
+            Self::Node { record, .. } | Self::Other { record, .. } | Self::Gone { record } => {
+                *record
+            }
+        }
+    }
+}
+
+/// What the header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Summary {
+    pub committed: u64,
+    pub key: u64,
+    pub digest: u64,
+    pub nodes: u32,
+    /// One more than the highest record number that was ever used.
+    pub entries: u32,
+}
+
+/// The index of a slot store.
+#[derive(Debug)]
+pub(super) struct Index<M> {
+    memory: M,
+    slots: usize,
+    entries: u32,
+    /// The sum over entries and slots as they are now.
+    sum: u64,
+    /// Changes of the commit at hand.
+    pub pending: Vec<Change>,
+    /// The next record to be taken up; `None`: all of them are there.
+    pub building: Option<u32>,
+}
+
+impl<M: SharedMemory> Index<M> {
+    /// An index of `slots` slots in `memory`, which holds what a former life left.
+    pub fn new(memory: M, slots: usize) -> Self {
+        let wanted = index_len(slots);
+        assert!(memory.len() >= wanted, "an index of {} bytes, not {wanted}", memory.len());
+        let limit = (slots + RECORDS_BEYOND) as u32;
+        let entries = memory.load_u32(28).min(limit);
+        Self { memory, slots, entries, sum: 0, pending: Vec::new(), building: None }
+    }
+
+    /// Forgets everything, and takes up what the store with this key holds from now on.
+    pub fn clear(&mut self, key: u64) {
+        // Most often nobody has used it: the domain is new.
+        if self.memory.load_u64(8) != 0 {
+            self.memory.fill(0, index_len(self.slots), 0);
+        }
+        self.memory.store_u64(8, key);
+        (self.entries, self.sum) = (0, 0);
+        self.pending.clear();
+        self.building = Some(1);
+    }
+
+    /// What it describes, if it describes anything. It is right if [`Self::is_intact`], after all
+    /// entries and slots were looked at.
+    pub fn summary(&self) -> Option<Summary> {
+        let committed = self.memory.load_u64(0);
+        (committed != 0).then(|| Summary {
+            committed,
+            key: self.memory.load_u64(8),
+            digest: self.memory.load_u64(16),
+            nodes: self.memory.load_u32(24),
+            entries: self.entries,
+        })
+    }
+
+    /// Says that it describes this commit.
+    pub fn seal(&self, committed: u64, digest: u64, nodes: u32) {
+        if self.building.is_none() {
+            let nodes_and_entries = u64::from(nodes) | u64::from(self.entries) << 32;
+            self.memory.store_u64(16, digest);
+            self.memory.store_u64(24, nodes_and_entries);
+            self.memory.store_u64(SUM_AT, self.header_sum(committed).wrapping_add(self.sum));
+            self.memory.store_u64(0, committed);
+        }
+    }
+
+    /// Whether what was looked at, and what the summary said, is what was written.
+    pub fn is_intact(&self, summary: &Summary) -> bool {
+        self.header_sum(summary.committed).wrapping_add(self.sum) == self.memory.load_u64(SUM_AT)
+    }
+
+    fn header_sum(&self, committed: u64) -> u64 {
+        let rest = [8, 16, 24].map(|at| (at, self.memory.load_u64(at)));
+        [(0, committed)]
+            .iter()
+            .chain(&rest)
+            .fold(0, |sum, (at, word)| sum.wrapping_add(word.wrapping_mul(factor(*at))))
+    }
+
+    /// From now on no later life believes it.
+    pub fn distrust(&self) {
+        self.memory.store_u64(0, 0);
+    }
+
+    /// Looks at all entries in turn, and sums them up.
+    pub fn each_entry(&mut self, mut look: impl FnMut(u32, &Entry)) {
+        let mut sum = self.sum;
+        for record in 0..self.entries {
+            let at = entry_at(record);
+            let words = [0, 8, 16].map(|more| {
+                let word = self.memory.load_u64(at + more);
+                sum = sum.wrapping_add(word.wrapping_mul(factor(at + more)));
+                word
+            });
+            look(record, &Entry::decode(words));
+        }
+        self.sum = sum;
+    }
+
+    /// Looks at the first `count` slots, and sums them up: `None` of a free one, else what goes on
+    /// after it or [`NONE`].
+    pub fn each_link(&mut self, count: u32, mut look: impl FnMut(u32, Option<u32>)) {
+        let mut sum = self.sum;
+        for slot in (0..count).step_by(2) {
+            let at = links_at(self.slots) + slot as usize * 4;
+            let word = self.memory.load_u64(at);
+            sum = sum.wrapping_add(word.wrapping_mul(factor(at)));
+            for (slot, link) in [(slot, word as u32), (slot + 1, (word >> 32) as u32)] {
+                if slot < count {
+                    look(slot, link.checked_sub(1).map(|link| link.wrapping_sub(1)));
+                }
+            }
+        }
+        self.sum = sum;
+    }
+
+    /// Notes which slot goes on after `slot` ([`NONE`]: none does).
+    pub fn link(&mut self, slot: u32, next: u32) {
+        let link = if next == NONE { 1 } else { next + 2 };
+        self.set_word(links_at(self.slots) + slot as usize * 4, link);
+    }
+
+    /// Notes that a slot is free.
+    pub fn free(&mut self, slot: u32) {
+        self.set_word(links_at(self.slots) + slot as usize * 4, 0);
+    }
+
+    /// Writes half a double word, and keeps the sum right.
+    #[inline]
+    fn set_word(&mut self, at: usize, word: u32) {
+        let whole = at / 8 * 8;
+        let old = u64::from(self.memory.load_u32(at));
+        let change = u64::from(word).wrapping_sub(old) << (at % 8 * 8);
+        self.sum = self.sum.wrapping_add(change.wrapping_mul(factor(whole)));
+        self.memory.store_u32(at, word);
+    }
+
+    /// Whether it has a record.
+    pub fn has(&self, record: u32) -> bool {
+        self.entry(record).first_slot != 0
+    }
+
+    /// Makes a change that was committed. `first_slot` is where the record begins now.
+    pub fn apply(&mut self, change: &Change, first_slot: u32) {
+        let record = change.record();
+        self.cover(record);
+        let old = self.entry(record);
+        match *change {
+            Change::Gone { .. } => {
+                if old.kind() == Some(Kind::Node) {
+                    self.unlink(&old);
+                }
+                self.set(record, &Entry::default());
+            }
+            Change::Other { kind, .. } => {
+                let new = Entry { first_slot: first_slot + 1, kind: kind.raw(), ..old };
+                self.set(record, &new);
+            }
+            Change::Node { parent, owner, memory, .. } => {
+                let kind = Kind::Node.raw();
+                let new = Entry { first_slot: first_slot + 1, kind, owner, memory, ..old };
+                self.set(record, &new);
+                // The root hangs on nothing.
+                if old.first_slot == 0 && parent != 0 {
+                    self.hang(record, parent);
+                }
+            }
+        }
+    }
+
+    /// Puts a record before the other children of its parent.
+    fn hang(&mut self, record: u32, parent: u32) {
+        self.cover(parent);
+        let next = self.entry(parent).first_child;
+        self.store(record, 16, next);
+        self.store(record, 20, FIRST | parent);
+        if next != 0 {
+            self.store(next, 20, record);
+        }
+        self.store(parent, 12, record);
+    }
+
+    /// Takes a record from among the children of its parent.
+    fn unlink(&mut self, old: &Entry) {
+        if old.next != 0 {
+            self.store(old.next, 20, old.before);
+        }
+        match old.before {
+            0 => {}
+            first if first & FIRST != 0 => self.store(first & !FIRST, 12, old.next),
+            before => self.store(before, 16, old.next),
+        }
+    }
+
+    /// Begins the use of a record's entry.
+    fn cover(&mut self, record: u32) {
+        if record >= self.entries {
+            self.entries = record + 1;
+        }
+    }
+
+    fn entry(&self, record: u32) -> Entry {
+        if record >= self.entries {
+            return Entry::default();
+        }
+        Entry::decode([0, 8, 16].map(|more| self.memory.load_u64(entry_at(record) + more)))
+    }
+
+    fn set(&mut self, record: u32, entry: &Entry) {
+        let Entry { first_slot, kind, owner, memory, first_child, next, before } = *entry;
+        let what = u32::from(kind) | u32::from(owner) << 16;
+        let words = [first_slot, what, memory, first_child, next, before];
+        for (place, word) in words.into_iter().enumerate() {
+            self.store(record, place * 4, word);
+        }
+    }
+
+    fn store(&mut self, record: u32, at: usize, word: u32) {
+        if record < self.entries {
+            self.set_word(entry_at(record) + at, word);
+        }
+    }
+
+    /// The memory that holds it.
+    pub fn into_memory(self) -> M {
+        self.memory
+    }
+}
+
+fn entry_at(record: u32) -> usize {
+    HEADER_LEN + record as usize * ENTRY_LEN
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::collections::BTreeMap;
+    use fabric::HeapMemory;
+
+    const SLOTS: usize = 64;
+
+    fn node(record: u32, parent: u32) -> Change {
+        Change::Node { record, parent, owner: 3, memory: 100 }
+    }
+
+    /// The children of every record, as the lists have them.
+    fn children(index: &mut Index<HeapMemory>) -> BTreeMap<u32, Vec<u32>> {
+        let mut entries = BTreeMap::new();
+        index.each_entry(|record, entry| {
+            entries.insert(record, *entry);
+        });
+        let list = |first: u32| {
+            let next = |record: &u32| Some(entries[record].next).filter(|next| *next != 0);
+            let mut found: Vec<u32> =
+                core::iter::successors(Some(first).filter(|first| *first != 0), next).collect();
+            found.sort_unstable();
+            found
+        };
+        let present = entries.iter().filter(|(_, entry)| entry.kind() == Some(Kind::Node));
+        present.map(|(record, entry)| (*record, list(entry.first_child))).collect()
+    }
+
+    #[test]
+    fn nodes_hang_where_they_were_put() {
+        let mut index = Index::new(HeapMemory::new(index_len(SLOTS)), SLOTS);
+        index.clear(7);
+        for (record, parent) in [(1, 0), (3, 1), (4, 1), (5, 1), (6, 4), (7, 4)] {
+            index.apply(&node(record, parent), record * 2);
+        }
+        index.apply(&Change::Other { record: 8, kind: Kind::Watch }, 20);
+        // Written again: it stays where it is.
+        index.apply(&node(4, 1), 30);
+        let hanging = children(&mut index);
+        assert_eq!(hanging[&1], [3, 4, 5]);
+        assert_eq!(hanging[&4], [6, 7]);
+        assert_eq!(index.entry(4).first_slot, 31);
+        index.building = None;
+        index.seal(5, 99, 6);
+        // From the middle, the front and the end, and a whole subtree in either order.
+        for gone in [[4, 6, 7], [7, 4, 6], [6, 7, 4]] {
+            let memory = HeapMemory::new(index_len(SLOTS));
+            let mut bytes = alloc::vec![0; index.memory.len()];
+            index.memory.read(0, &mut bytes);
+            memory.write(0, &bytes);
+            let mut copy = Index::new(memory, SLOTS);
+            gone.into_iter().for_each(|record| copy.apply(&Change::Gone { record }, 0));
+            assert_eq!(children(&mut copy)[&1], [3, 5]);
+            copy.apply(&node(4, 5), 1);
+            copy.apply(&Change::Gone { record: 3 }, 0);
+            assert_eq!(
+                children(&mut copy),
+                BTreeMap::from([(1, [5].into()), (4, [].into()), (5, [4].into())])
+            );
+        }
+    }
+
+    #[test]
+    fn it_describes_nothing_until_it_is_sealed_whole() {
+        let memory = HeapMemory::new(index_len(SLOTS));
+        let mut index = Index::new(memory.clone(), SLOTS);
+        assert_eq!(index.summary(), None);
+        index.clear(7);
+        index.apply(&node(1, 0), 0);
+        index.seal(5, 99, 1);
+        assert_eq!(index.summary(), None, "there may be records that it does not have yet");
+        index.building = None;
+        index.seal(5, 99, 1);
+        let found = Index::new(memory.clone(), SLOTS).summary();
+        let summary = Summary { committed: 5, key: 7, digest: 99, nodes: 1, entries: 2 };
+        assert_eq!(found, Some(summary));
+        index.distrust();
+        assert_eq!(Index::new(memory, SLOTS).summary(), None);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let memory = HeapMemory::new(index_len(SLOTS));
+        let mut index = Index::new(memory.clone(), SLOTS);
+        index.clear(7);
+        for (record, parent) in [(1, 0), (3, 1), (4, 3)] {
+            index.link(record, NONE);
+            index.apply(&node(record, parent), record);
+        }
+        index.link(9, 10);
+        index.free(3);
+        index.building = None;
+        index.seal(5, 99, 3);
+        let is_believed = || {
+            let mut index = Index::new(memory.clone(), SLOTS);
+            let Some(summary) = index.summary() else { return false };
+            index.each_link(12, |_, _| ());
+            index.each_entry(|_, _| ());
+            index.is_intact(&summary) && summary.key == 7
+        };
+        assert!(is_believed());
+        let entries = HEADER_LEN..entry_at(5);
+        let links = links_at(SLOTS)..links_at(SLOTS) + 12 * 4;
+        for at in (0..HEADER_LEN).chain(entries).chain(links) {
+            for bit in 0..8 {
+                let mut byte = [0];
+                memory.read(at, &mut byte);
+                memory.write(at, &[byte[0] ^ 1 << bit]);
+                assert!(!is_believed(), "bit {bit} at {at}");
+                memory.write(at, &byte);
+            }
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Keeping the index of a slot store, and opening a store by it.
+
+use alloc::rc::Rc;
+use alloc::vec::Vec;
+
+use fabric::SharedMemory;
+
+use crate::effects::Kind;
+use crate::persist::SLOT_LEN;
+use crate::persist::index::{Change, Index, Summary};
+use crate::persist::lazy::Unloaded;
+use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, Owned, newest_header};
+use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
+use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
+use crate::tree::{ROOT_RECORD, Tree};
+
+impl<M: SharedMemory> SlotStore<M> {
+    /// Keeps an index in this memory of [`crate::persist::index_len`] bytes from now on. What the
+    /// store holds already is taken up by [`Self::index_step`].
+    pub fn keep_index(&mut self, memory: M) {
+        let mut index = Index::new(memory, self.capacity as usize);
+        index.clear(self.key);
+        self.index = Some(index);
+    }
+
+    /// Gives up the index and answers its memory.
+    pub(crate) fn take_index(&mut self) -> Option<M> {
+        let index = self.index.take()?;
+        index.distrust();
+        Some(index.into_memory())
+    }
+
+    /// From now on no life begins by the index: something is damaged.
+    pub(crate) fn distrust_index(&mut self) {
+        drop(self.take_index());
+    }
+
+    /// Whether records remain to be taken up into the index.
+    pub(crate) fn is_indexing(&self) -> bool {
+        self.index.as_ref().is_some_and(|index| index.building.is_some())
+    }
+
+    /// Takes up to `count` records into the index; between two commits.
+    pub(crate) fn index_step(&mut self, count: u32) {
+        let Some(from) = self.index.as_ref().and_then(|index| index.building) else { return };
+        let end = self.chains.len() as u32;
+        let until = from.saturating_add(count).min(end);
+        for record in from..until {
+            let first = self.chains[record as usize].first;
+            if first == NONE || self.index.as_ref().is_some_and(|index| index.has(record)) {
+                continue;
+            }
+            let Some(change) = self.describe(record, first) else {
+                // The scrubber finds it, too, and has it written again.
+                return self.distrust_index();
+            };
+            self.index_change(&change);
+        }
+        if let Some(index) = &mut self.index {
+            index.building = (until < end).then_some(until);
+        }
+    }
+
+    /// What the slots of a record say of it; `None` if they are damaged.
+    fn describe(&self, record: u32, first: u32) -> Option<Change> {
+        let mut bytes = [0; SLOT_LEN];
+        self.memory.read(slot_at(first), &mut bytes);
+        let kind = Kind::from_raw(bytes[24])?;
+        let mut content = Vec::new();
+        self.read_record(record, &mut content)?;
+        if kind != Kind::Node {
+            return Some(Change::Other { record, kind });
+        }
+        let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
+        Some(SlotStore::<M>::node(record, head, body))
+    }
+
+    /// Brings the index to the commit that has just happened.
+    pub(super) fn update_index(&mut self) {
+        let Some(index) = &mut self.index else { return };
+        let mut pending = core::mem::take(&mut index.pending);
+        pending.drain(..).for_each(|change| self.index_change(&change));
+        if let Some(index) = &mut self.index {
+            // Its memory is used again.
+            index.pending = pending;
+        }
+    }
+
+    fn index_change(&mut self, change: &Change) {
+        let first = self.chains.get(change.record() as usize).map_or(NONE, |chain| chain.first);
+        let is_gone = matches!(change, Change::Gone { .. });
+        let Some(index) = &mut self.index else { return };
+        if is_gone {
+            return index.apply(change, NONE);
+        }
+        // One that the same commit drops again leaves nothing.
+        if first == NONE {
+            return;
+        }
+        let mut slot = first;
+        while slot != NONE {
+            let next = self.next[slot as usize];
+            index.link(slot, next);
+            slot = next;
+        }
+        index.apply(change, first);
+    }
+
+    /// Says that the index describes the last commit, and the tree of this digest and size.
+    pub(crate) fn seal_index(&self, digest: u64, nodes: u32) {
+        if let Some(index) = &self.index {
+            index.seal(self.committed, digest, nodes);
+        }
+    }
+
+    /// Opens the store by an index that a former life kept, which costs little for each node.
+    /// `None`: there is none that can be trusted.
+    pub(crate) fn open_indexed(memory: M, index: M) -> Option<(Self, Loaded)> {
+        let header = newest_header(&memory)?;
+        let mut store = Self::with_memory(memory, header.key);
+        (store.committed, store.applied) = (header.committed, header.applied);
+        let mut index = Index::new(index, store.capacity as usize);
+        let summary = index.summary()?;
+        if (summary.committed, summary.key) != (header.committed, header.key) {
+            return None;
+        }
+        let used = header.slots.min(store.capacity);
+        let uncommitted = store.link_slots(used, &mut index)?;
+        let mut loaded = store.load_entries(&mut index, &summary)?;
+        loaded.report.uncommitted = uncommitted.len() as u32 + store.erase_beyond(used);
+        uncommitted.iter().for_each(|slot| store.memory.store_u64(slot_at(*slot), 0));
+        // Both headers say the same from now on.
+        store.save_applied();
+        store.index = Some(index);
+        Some((store, loaded))
+    }
+
+    /// Finds which slots go on after which; answers those that the interrupted commit has written.
+    fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Option<Vec<u32>> {
+        self.next = Vec::with_capacity(used as usize);
+        let (mut uncommitted, mut is_sound) = (Vec::new(), true);
+        index.each_link(used, |slot, link| {
+            if link.is_none() {
+                if self.memory.load_u64(slot_at(slot)) != 0 {
+                    uncommitted.push(slot);
+                }
+                self.free.push(slot);
+            }
+            let next = link.unwrap_or(NONE);
+            is_sound &= next == NONE || next < used;
+            self.next.push(next);
+        });
+        is_sound.then_some(uncommitted)
+    }
+
+    fn load_entries(&mut self, index: &mut Index<M>, summary: &Summary) -> Option<Loaded> {
+        let (entries, used) = (summary.entries, self.next.len() as u32);
+        let mut unloaded = Unloaded {
+            first: Vec::with_capacity(entries as usize),
+            next: Vec::with_capacity(entries as usize),
+            left: 0,
+            since: summary.committed,
+        };
+        self.chains = Vec::with_capacity(entries as usize);
+        let (mut owned, mut is_sound) = (Owned::default(), true);
+        let (mut others, mut free_records) = (Vec::new(), Vec::new());
+        let number = |record: u32| if record == 0 { NONE } else { record };
+        index.each_entry(|record, entry| {
+            let kind = entry.kind();
+            let (mut first_child, mut next) = (NONE, NONE);
+            match kind {
+                Some(Kind::Node) => {
+                    (first_child, next) = (number(entry.first_child), number(entry.next));
+                    owned.add(entry.owner, entry.memory as usize);
+                    unloaded.left += u32::from(first_child != NONE);
+                }
+                Some(kind) => others.push((kind, record, Vec::new())),
+                None if record >= FIRST_FREE_RECORD => free_records.push(record),
+                None => {}
+            }
+            let first = if kind.is_some() { entry.first_slot - 1 } else { NONE };
+            is_sound &= first == NONE || first < used;
+            is_sound &= [first_child, next].into_iter().all(|at| at == NONE || at < entries);
+            self.chains.push(Chain { first, ..Chain::EMPTY });
+            unloaded.first.push(first_child);
+            unloaded.next.push(next);
+        });
+        if !is_sound || !index.is_intact(summary) || owned.total != summary.nodes {
+            return None;
+        }
+        for (_, record, content) in &mut others {
+            self.read_record(*record, content)?;
+        }
+        let root = self.load_node(ROOT_RECORD, summary.committed)?;
+        let tree = Tree::from_root(Rc::clone(&root), summary.digest, summary.nodes, self.key);
+        let report = LoadReport { nodes: summary.nodes, ..LoadReport::default() };
+        let nodes = LoadedNodes { tree, unloaded, owned: owned.finish() };
+        Some(Loaded { nodes, others, next_record: entries, free_records, report })
+    }
+}
