@@ -58,8 +58,19 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
 impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     /// One turn.
     pub fn turn(&mut self) -> Next {
+        let next = self.work();
+        // A fault comes last: it takes effect as soon as the unit gets the CPU.
+        if next == Next::Again || next == Next::Sleep {
+            self.inject();
+        }
+        if next == Next::Sleep {
+            self.arm_timer();
+        }
+        next
+    }
+
+    fn work(&mut self) -> Next {
         self.host.poll();
-        self.inject();
         self.show_life();
         if let Some(power) = self.host.power {
             return Next::Power(power);

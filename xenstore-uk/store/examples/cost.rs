@@ -2,10 +2,12 @@
 //! of times, so that the difference of two runs is the work alone.
 //!
 //! ```text
-//! cost KIND COUNT [NODES]      KIND: read, list, write, create, transaction, reload, watched
+//! cost KIND COUNT [NODES]      KIND: read, list, write, create, transaction, reload, indexed,
+//!                            watched
 //! ```
 
 use fabric::{HeapMemory, SharedMemory};
+use store::persist::index_len;
 use store::{AREA_LEN, Config, Ring, SLOT_LEN, Server};
 use wire::ring as layout;
 use wire::{Header, Operation as O};
@@ -56,8 +58,18 @@ fn serve(server: &mut Server<HeapMemory, HeapMemory>, client: u16, ring: &Ring<H
 
 /// The reload that the figures count.
 #[inline(never)]
-fn reload(config: &Config, slots: &HeapMemory, areas: &HeapMemory) -> u32 {
-    let (server, report) = Server::start(config, slots.clone(), areas.clone());
+fn reload(
+    config: &Config,
+    slots: &HeapMemory,
+    areas: &HeapMemory,
+    index: Option<&HeapMemory>,
+) -> u32 {
+    let (slots, areas) = (slots.clone(), areas.clone());
+    let (server, report) = match index {
+        None => Server::start(config, slots, areas),
+        Some(index) => Server::start_indexed(config, slots, areas, index.clone()),
+    };
+    assert_eq!(report.is_indexed, index.is_some());
     std::mem::forget(server);
     report.load.nodes
 }
@@ -75,7 +87,9 @@ fn main() {
     let areas = HeapMemory::new(16 * AREA_LEN);
     let page = HeapMemory::new(4096);
     let ring = Ring::Page(page.clone());
-    let (mut server, _) = Server::start(&config, slots.clone(), areas.clone());
+    let index = HeapMemory::new(index_len(slots.len() / SLOT_LEN));
+    let (mut server, _) =
+        Server::start_indexed(&config, slots.clone(), areas.clone(), index.clone());
     let client = server.open(TOOL).expect("room for one connection");
     server.attached(client, &ring);
     let mut bench = Bench { server, page, ring, client };
@@ -84,6 +98,10 @@ fn main() {
             let path = format!("/local/domain/{index}/device/vif/0/{leaf}");
             bench.write(&path, "00:16:3e:11:22:33");
         }
+    }
+    // Time in which the index is completed.
+    for step in 1..=u64::from(nodes) {
+        assert_eq!(bench.server.idle_step(step * 1_000_000), None);
     }
     let path = format!("/local/domain/{}/device/vif/0/state", nodes / 20);
     for turn in 0..count {
@@ -111,7 +129,10 @@ fn main() {
                 bench.request(O::TransactionEnd, id, b"T\0");
             }
             "reload" => {
-                reload(&config, &slots, &areas);
+                reload(&config, &slots, &areas, None);
+            }
+            "indexed" => {
+                reload(&config, &slots, &areas, Some(&index));
             }
             other => panic!("no such kind: {other}"),
         }

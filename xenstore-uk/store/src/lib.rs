@@ -35,10 +35,11 @@
 //!   [`AREA_LEN`] bytes per connection. Give `slots` about two slots ([`SLOT_LEN`] bytes) per node
 //!   and [`persist::RESERVED_SLOTS`] more.
 //! * **After a crash** with memory kept (microreset): if [`Server::is_consistent`] says so, call
-//!   [`Server::resume`] and go on; else, and after a microreboot or rebuild, [`Server::start`]
-//!   reads everything back. Both need every ring attached again. Watches, domains, limits and the
-//!   exactly-once bookkeeping survive both; open transactions survive `resume`, and end in EAGAIN
-//!   after `start`.
+//!   [`Server::resume`] and go on; else, and after a microreboot or rebuild,
+//!   [`Server::start_indexed`] goes on from what was committed: by an index in memory that the
+//!   crash left as it was, or, where there is none, by reading every slot ([`Server::start`]). All
+//!   need every ring attached again. Watches, domains, limits and the exactly-once bookkeeping
+//!   survive; open transactions survive `resume` alone, and end in EAGAIN after a start.
 //! * A request that was being executed in [`ATTEMPTS_MAX`] crashes is answered EIO, and counted.
 //! * [`State`] is the deterministic part: [`State::apply`] is a function of state and request.
 //!   Reading rings, sending replies and events, and keeping records is [`Server`]'s.

@@ -13,8 +13,8 @@
 //!         0   u32 its first slot + 1, 0 = no such record
 //!         4   u8 kind, u8 zero, u16 owner of a node
 //!         8   u32 bytes that a node is accounted with
-//!         12  u32 first child, 0 = none
-//!         16  u32 next child of the same parent, 0 = none
+//!         12  u32 first child + 1, 0 = none
+//!         16  u32 next child of the same parent + 1, 0 = none
 //!         20  u32 child before it; of the first one, its parent with bit 31 set
 //! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot that goes on
 //! ```
@@ -55,49 +55,75 @@ const fn links_at(slots: usize) -> usize {
 }
 
 /// What a double word counts in the sum.
-#[inline(always)]
 fn factor(at: usize) -> u64 {
-    // Golden ratio, odd; times an odd number it stays odd, and so loses no bit.
-    0x9e37_79b9_7f4a_7c15u64.wrapping_mul(at as u64 / 4 + 1)
+    // Times an odd number it stays odd, and so loses no bit.
+    GOLDEN.wrapping_mul(at as u64 / 4 + 1)
 }
+
+/// How much more the next double word counts.
+const FACTOR_STEP: u64 = GOLDEN.wrapping_mul(2);
+
+/// The golden ratio's fraction in 64 bits; odd.
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+
+/// Bytes read at once: whole entries, whole double words.
+const CHUNK_LEN: usize = 32 * ENTRY_LEN;
+
+/// Of a slot: it is free.
+pub(super) const FREE: u32 = NONE - 1;
 
 /// Record numbers that a store has beyond the number of its slots.
 const RECORDS_BEYOND: usize = 3;
 
 /// What the index knows of a record.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// The first slot + 1; 0: there is no such record.
+    /// The first slot; [`NONE`]: there is no such record.
     pub first_slot: u32,
     kind: u8,
     /// Owner of a node.
     pub owner: u16,
     /// Bytes that a node is accounted with.
     pub memory: u32,
+    /// The first child, or [`NONE`].
     pub first_child: u32,
+    /// The next child of the same parent, or [`NONE`].
     pub next: u32,
     before: u32,
 }
 
 impl Entry {
-    /// What the record holds; `None` if there is none.
-    pub fn kind(&self) -> Option<Kind> {
-        Kind::from_raw(self.kind).filter(|_| self.first_slot != 0)
+    /// No record.
+    const EMPTY: Self = Self::decode([0; 3]);
+
+    /// Whether it is a node.
+    #[inline(always)]
+    pub fn is_node(&self) -> bool {
+        self.kind == NODE
     }
 
-    fn decode(words: [u64; 3]) -> Self {
+    /// What the record holds; `None` if there is none.
+    pub fn kind(&self) -> Option<Kind> {
+        Kind::from_raw(self.kind)
+    }
+
+    #[inline(always)]
+    const fn decode(words: [u64; 3]) -> Self {
         let [slot_and_kind, memory_and_child, siblings] = words;
         Self {
-            first_slot: slot_and_kind as u32,
+            first_slot: (slot_and_kind as u32).wrapping_sub(1),
             kind: (slot_and_kind >> 32) as u8,
             owner: (slot_and_kind >> 48) as u16,
             memory: memory_and_child as u32,
-            first_child: (memory_and_child >> 32) as u32,
-            next: siblings as u32,
+            first_child: ((memory_and_child >> 32) as u32).wrapping_sub(1),
+            next: (siblings as u32).wrapping_sub(1),
             before: (siblings >> 32) as u32,
         }
     }
 }
+
+/// [`Kind::Node`] in an entry.
+const NODE: u8 = 1;
 
 /// A change that the next commit makes.
 #[derive(Clone, Copy, Debug)]
@@ -212,31 +238,50 @@ impl<M: SharedMemory> Index<M> {
 
     /// Looks at all entries in turn, and sums them up.
     pub fn each_entry(&mut self, mut look: impl FnMut(u32, &Entry)) {
-        let mut sum = self.sum;
-        for record in 0..self.entries {
-            let at = entry_at(record);
-            let words = [0, 8, 16].map(|more| {
-                let word = self.memory.load_u64(at + more);
-                sum = sum.wrapping_add(word.wrapping_mul(factor(at + more)));
-                word
-            });
+        let mut record = 0;
+        let end = entry_at(self.entries);
+        self.each_word::<3>(HEADER_LEN, end, |words| {
             look(record, &Entry::decode(words));
-        }
-        self.sum = sum;
+            record += 1;
+        });
     }
 
-    /// Looks at the first `count` slots, and sums them up: `None` of a free one, else what goes on
-    /// after it or [`NONE`].
-    pub fn each_link(&mut self, count: u32, mut look: impl FnMut(u32, Option<u32>)) {
-        let mut sum = self.sum;
-        for slot in (0..count).step_by(2) {
-            let at = links_at(self.slots) + slot as usize * 4;
-            let word = self.memory.load_u64(at);
-            sum = sum.wrapping_add(word.wrapping_mul(factor(at)));
-            for (slot, link) in [(slot, word as u32), (slot + 1, (word >> 32) as u32)] {
+    /// Looks at the first `count` slots, and sums them up: [`FREE`], [`NONE`] of one with which its
+    /// record ends, else what goes on after it.
+    pub fn each_link(&mut self, count: u32, mut look: impl FnMut(u32, u32)) {
+        let mut slot = 0;
+        let begin = links_at(self.slots);
+        let end = begin + count.next_multiple_of(2) as usize * 4;
+        self.each_word::<1>(begin, end, |[word]| {
+            for link in [word as u32, (word >> 32) as u32] {
                 if slot < count {
-                    look(slot, link.checked_sub(1).map(|link| link.wrapping_sub(1)));
+                    look(slot, link.wrapping_sub(2));
                 }
+                slot += 1;
+            }
+        });
+    }
+
+    /// Reads groups of double words in `begin..end` and adds them to the sum.
+    #[inline(always)]
+    fn each_word<const N: usize>(
+        &mut self,
+        begin: usize,
+        end: usize,
+        mut look: impl FnMut([u64; N]),
+    ) {
+        let mut bytes = [0; CHUNK_LEN];
+        let (mut sum, mut factor) = (self.sum, factor(begin));
+        for at in (begin..end).step_by(CHUNK_LEN) {
+            let bytes = &mut bytes[..(end - at).min(CHUNK_LEN)];
+            self.memory.read(at, bytes);
+            for group in bytes.as_chunks::<8>().0.as_chunks::<N>().0 {
+                let words = group.map(u64::from_le_bytes);
+                for word in words {
+                    sum = sum.wrapping_add(word.wrapping_mul(factor));
+                    factor = factor.wrapping_add(FACTOR_STEP);
+                }
+                look(words);
             }
         }
         self.sum = sum;
@@ -244,8 +289,7 @@ impl<M: SharedMemory> Index<M> {
 
     /// Notes which slot goes on after `slot` ([`NONE`]: none does).
     pub fn link(&mut self, slot: u32, next: u32) {
-        let link = if next == NONE { 1 } else { next + 2 };
-        self.set_word(links_at(self.slots) + slot as usize * 4, link);
+        self.set_word(links_at(self.slots) + slot as usize * 4, next.wrapping_add(2));
     }
 
     /// Notes that a slot is free.
@@ -265,7 +309,7 @@ impl<M: SharedMemory> Index<M> {
 
     /// Whether it has a record.
     pub fn has(&self, record: u32) -> bool {
-        self.entry(record).first_slot != 0
+        self.entry(record).first_slot != NONE
     }
 
     /// Makes a change that was committed. `first_slot` is where the record begins now.
@@ -275,21 +319,20 @@ impl<M: SharedMemory> Index<M> {
         let old = self.entry(record);
         match *change {
             Change::Gone { .. } => {
-                if old.kind() == Some(Kind::Node) {
+                if old.is_node() {
                     self.unlink(&old);
                 }
-                self.set(record, &Entry::default());
+                self.set(record, &Entry::EMPTY);
             }
             Change::Other { kind, .. } => {
-                let new = Entry { first_slot: first_slot + 1, kind: kind.raw(), ..old };
+                let new = Entry { first_slot, kind: kind.raw(), ..old };
                 self.set(record, &new);
             }
             Change::Node { parent, owner, memory, .. } => {
-                let kind = Kind::Node.raw();
-                let new = Entry { first_slot: first_slot + 1, kind, owner, memory, ..old };
+                let new = Entry { first_slot, kind: NODE, owner, memory, ..old };
                 self.set(record, &new);
                 // The root hangs on nothing.
-                if old.first_slot == 0 && parent != 0 {
+                if old.first_slot == NONE && parent != 0 {
                     self.hang(record, parent);
                 }
             }
@@ -300,23 +343,25 @@ impl<M: SharedMemory> Index<M> {
     fn hang(&mut self, record: u32, parent: u32) {
         self.cover(parent);
         let next = self.entry(parent).first_child;
-        self.store(record, 16, next);
+        self.store(record, 16, next.wrapping_add(1));
         self.store(record, 20, FIRST | parent);
-        if next != 0 {
+        if next != NONE {
             self.store(next, 20, record);
         }
-        self.store(parent, 12, record);
+        self.store(parent, 12, record + 1);
     }
 
     /// Takes a record from among the children of its parent.
     fn unlink(&mut self, old: &Entry) {
-        if old.next != 0 {
+        if old.next != NONE {
             self.store(old.next, 20, old.before);
         }
         match old.before {
             0 => {}
-            first if first & FIRST != 0 => self.store(first & !FIRST, 12, old.next),
-            before => self.store(before, 16, old.next),
+            first if first & FIRST != 0 => {
+                self.store(first & !FIRST, 12, old.next.wrapping_add(1));
+            }
+            before => self.store(before, 16, old.next.wrapping_add(1)),
         }
     }
 
@@ -329,7 +374,7 @@ impl<M: SharedMemory> Index<M> {
 
     fn entry(&self, record: u32) -> Entry {
         if record >= self.entries {
-            return Entry::default();
+            return Entry::EMPTY;
         }
         Entry::decode([0, 8, 16].map(|more| self.memory.load_u64(entry_at(record) + more)))
     }
@@ -337,6 +382,8 @@ impl<M: SharedMemory> Index<M> {
     fn set(&mut self, record: u32, entry: &Entry) {
         let Entry { first_slot, kind, owner, memory, first_child, next, before } = *entry;
         let what = u32::from(kind) | u32::from(owner) << 16;
+        let [first_slot, first_child, next] =
+            [first_slot, first_child, next].map(|number| number.wrapping_add(1));
         let words = [first_slot, what, memory, first_child, next, before];
         for (place, word) in words.into_iter().enumerate() {
             self.store(record, place * 4, word);
@@ -378,13 +425,13 @@ mod tests {
             entries.insert(record, *entry);
         });
         let list = |first: u32| {
-            let next = |record: &u32| Some(entries[record].next).filter(|next| *next != 0);
+            let next = |record: &u32| Some(entries[record].next).filter(|next| *next != NONE);
             let mut found: Vec<u32> =
-                core::iter::successors(Some(first).filter(|first| *first != 0), next).collect();
+                core::iter::successors(Some(first).filter(|first| *first != NONE), next).collect();
             found.sort_unstable();
             found
         };
-        let present = entries.iter().filter(|(_, entry)| entry.kind() == Some(Kind::Node));
+        let present = entries.iter().filter(|(_, entry)| entry.is_node());
         present.map(|(record, entry)| (*record, list(entry.first_child))).collect()
     }
 
@@ -401,7 +448,7 @@ mod tests {
         let hanging = children(&mut index);
         assert_eq!(hanging[&1], [3, 4, 5]);
         assert_eq!(hanging[&4], [6, 7]);
-        assert_eq!(index.entry(4).first_slot, 31);
+        assert_eq!(index.entry(4).first_slot, 30);
         index.building = None;
         index.seal(5, 99, 6);
         // From the middle, the front and the end, and a whole subtree in either order.

@@ -1,13 +1,12 @@
 //! Keeping the index of a slot store, and opening a store by it.
 
-use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use fabric::SharedMemory;
 
 use crate::effects::Kind;
 use crate::persist::SLOT_LEN;
-use crate::persist::index::{Change, Index, Summary};
+use crate::persist::index::{Change, FREE, Index, Summary};
 use crate::persist::lazy::Unloaded;
 use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, Owned, newest_header};
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
@@ -125,7 +124,7 @@ impl<M: SharedMemory> SlotStore<M> {
             return None;
         }
         let used = header.slots.min(store.capacity);
-        let uncommitted = store.link_slots(used, &mut index)?;
+        let uncommitted = store.link_slots(used, &mut index);
         let mut loaded = store.load_entries(&mut index, &summary)?;
         loaded.report.uncommitted = uncommitted.len() as u32 + store.erase_beyond(used);
         uncommitted.iter().for_each(|slot| store.memory.store_u64(slot_at(*slot), 0));
@@ -136,65 +135,55 @@ impl<M: SharedMemory> SlotStore<M> {
     }
 
     /// Finds which slots go on after which; answers those that the interrupted commit has written.
-    fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Option<Vec<u32>> {
-        self.next = Vec::with_capacity(used as usize);
-        let (mut uncommitted, mut is_sound) = (Vec::new(), true);
+    fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Vec<u32> {
+        self.next = alloc::vec![NONE; used as usize];
+        let mut uncommitted = Vec::new();
         index.each_link(used, |slot, link| {
-            if link.is_none() {
-                if self.memory.load_u64(slot_at(slot)) != 0 {
-                    uncommitted.push(slot);
-                }
-                self.free.push(slot);
+            if link != FREE {
+                self.next[slot as usize] = link;
+                return;
             }
-            let next = link.unwrap_or(NONE);
-            is_sound &= next == NONE || next < used;
-            self.next.push(next);
+            self.free.push(slot);
+            if self.memory.load_u64(slot_at(slot)) != 0 {
+                uncommitted.push(slot);
+            }
         });
-        is_sound.then_some(uncommitted)
+        uncommitted
     }
 
     fn load_entries(&mut self, index: &mut Index<M>, summary: &Summary) -> Option<Loaded> {
-        let (entries, used) = (summary.entries, self.next.len() as u32);
-        let mut unloaded = Unloaded {
-            first: Vec::with_capacity(entries as usize),
-            next: Vec::with_capacity(entries as usize),
-            left: 0,
-            since: summary.committed,
-        };
-        self.chains = Vec::with_capacity(entries as usize);
-        let (mut owned, mut is_sound) = (Owned::default(), true);
+        let entries = summary.entries as usize;
+        let mut first = alloc::vec![NONE; entries];
+        let mut next = alloc::vec![NONE; entries];
+        let (mut owned, mut left) = (Owned::default(), 0);
         let (mut others, mut free_records) = (Vec::new(), Vec::new());
-        let number = |record: u32| if record == 0 { NONE } else { record };
+        self.chains = alloc::vec![Chain::EMPTY; entries];
         index.each_entry(|record, entry| {
-            let kind = entry.kind();
-            let (mut first_child, mut next) = (NONE, NONE);
-            match kind {
-                Some(Kind::Node) => {
-                    (first_child, next) = (number(entry.first_child), number(entry.next));
-                    owned.add(entry.owner, entry.memory as usize);
-                    unloaded.left += u32::from(first_child != NONE);
-                }
-                Some(kind) => others.push((kind, record, Vec::new())),
-                None if record >= FIRST_FREE_RECORD => free_records.push(record),
-                None => {}
+            let place = record as usize;
+            self.chains[place].first = entry.first_slot;
+            if entry.is_node() {
+                first[place] = entry.first_child;
+                next[place] = entry.next;
+                left += u32::from(entry.first_child != NONE);
+                owned.add(entry.owner, entry.memory as usize);
+            } else if let Some(kind) = entry.kind() {
+                others.push((kind, record, Vec::new()));
+            } else if record >= FIRST_FREE_RECORD {
+                free_records.push(record);
             }
-            let first = if kind.is_some() { entry.first_slot - 1 } else { NONE };
-            is_sound &= first == NONE || first < used;
-            is_sound &= [first_child, next].into_iter().all(|at| at == NONE || at < entries);
-            self.chains.push(Chain { first, ..Chain::EMPTY });
-            unloaded.first.push(first_child);
-            unloaded.next.push(next);
         });
-        if !is_sound || !index.is_intact(summary) || owned.total != summary.nodes {
+        // What was written is right, so nothing else is checked before this.
+        if !index.is_intact(summary) {
             return None;
         }
         for (_, record, content) in &mut others {
             self.read_record(*record, content)?;
         }
         let root = self.load_node(ROOT_RECORD, summary.committed)?;
-        let tree = Tree::from_root(Rc::clone(&root), summary.digest, summary.nodes, self.key);
+        let tree = Tree::from_root(root, summary.digest, summary.nodes, self.key);
+        let unloaded = Unloaded { first, next, left, since: summary.committed };
         let report = LoadReport { nodes: summary.nodes, ..LoadReport::default() };
         let nodes = LoadedNodes { tree, unloaded, owned: owned.finish() };
-        Some(Loaded { nodes, others, next_record: entries, free_records, report })
+        Some(Loaded { nodes, others, next_record: summary.entries, free_records, report })
     }
 }
