@@ -83,7 +83,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         }
         self.host.add_last_words(self.jobs.all_frames());
         self.start_jobs();
-        self.arm_timer();
+        if !self.jobs.is_idle() || self.host.operations_due {
+            self.arm_timer();
+        }
         let mut again = self.step_job();
         again |= self.step_operation();
         if core::mem::take(&mut self.host.keyboard) {

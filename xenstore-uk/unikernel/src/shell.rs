@@ -14,7 +14,9 @@ use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
 use store::persist::index_len;
-use store::{Action, Config, Origin, Quota, Reports, SLOT_LEN, Server, Stats, Strength};
+use store::{
+    Action, Config, Origin, Quota, Reports, SLOT_LEN, Server, StartReport, Stats, Strength,
+};
 
 use crate::Fabric;
 use crate::seats::Seats;
@@ -45,6 +47,8 @@ pub struct Shell {
     /// Slots to notify since a recovery: a former life may have died before it did.
     owed: Vec<u16>,
     damaged: bool,
+    /// What the start found, until it is told.
+    found: Option<StartReport>,
 }
 
 impl Shell {
@@ -70,7 +74,7 @@ impl Shell {
         let is_gone = found.is_new && report.rung != Rung::First as u32;
         report.dropped = lost + found.damaged_areas + u32::from(is_gone);
         let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
-        let mut shell = Self { server, seats, owed, damaged: false };
+        let mut shell = Self { server, seats, owed, damaged: false, found: Some(found) };
         for (index, unit) in system::SYSTEM.units.iter().enumerate() {
             let Some(slot) = unit.store_slot else { continue };
             let client = shell.server.open(unit.domid).expect("the units' connections come first");
@@ -258,6 +262,9 @@ impl service::Work<Fabric> for Work {
     }
 
     fn idle(&mut self, now_ns: u64) -> Option<u64> {
+        if let Some(found) = self.shell.modify(|shell| shell.found.take()) {
+            self.log.get_mut().line(now_ns, Level::Information, format_args!("{found}"));
+        }
         let wake_at_ns = self.shell.modify(|shell| shell.idle(now_ns));
         let repaired = self.shell.read(Shell::stats).repaired_records;
         let count = repaired - core::mem::replace(&mut self.repaired, repaired);

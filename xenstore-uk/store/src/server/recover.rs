@@ -256,6 +256,22 @@ impl State {
 }
 
 /// For messages about what a start found.
+impl core::fmt::Display for StartReport {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let load = &self.load;
+        match (self.is_new, self.is_indexed) {
+            (true, _) => write!(f, "a new store"),
+            (_, true) => write!(f, "{} nodes by the index", load.nodes),
+            _ => write!(f, "{load}"),
+        }?;
+        if self.damaged_areas > 0 {
+            write!(f, ", {} connection areas damaged", self.damaged_areas)?;
+        }
+        Ok(())
+    }
+}
+
+/// For messages about what a reading of all slots found.
 impl core::fmt::Display for LoadReport {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(
