@@ -78,6 +78,7 @@ pub(crate) unsafe fn open(address: u64, fresh: bool, keep: bool) {
     // SAFETY: The header lies in the area.
     let known = unsafe { (*header()).magic } == MAGIC;
     if fresh || !known {
+        window::forget();
         let (low, high) = window::range();
         for slot in low..high.min(low + RECORDS) {
             set_record(slot, unmapped());
@@ -86,9 +87,16 @@ pub(crate) unsafe fn open(address: u64, fresh: bool, keep: bool) {
         unsafe { header().write(Header { magic: MAGIC, used: 0 }) };
         return;
     }
-    if keep {
-        return;
+    if !keep {
+        disown();
     }
+}
+
+/// The owners of all recorded mappings are gone: what is still mapped waits to be adopted or
+/// dropped.
+pub(crate) fn disown() {
+    window::forget();
+    ORPHANS.set(0);
     for slot in used_slots() {
         if recorded(slot).handle == NO_HANDLE {
             continue;

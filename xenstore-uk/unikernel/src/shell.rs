@@ -87,7 +87,7 @@ impl Shell {
 
     /// Whether no change of the state was interrupted.
     pub fn is_whole(&self) -> bool {
-        self.server.is_consistent() && !self.damaged
+        self.server.is_consistent() && self.seats.are_whole() && !self.damaged
     }
 
     /// Goes on in memory that a microreset kept.
