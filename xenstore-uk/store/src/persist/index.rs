@@ -16,7 +16,8 @@
 //!         12  u32 first child + 1, 0 = none
 //!         16  u32 next child of the same parent + 1, 0 = none
 //!         20  u32 child before it; of the first one, its parent with bit 31 set
-//! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot that goes on
+//! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot
+//!     that goes on
 //! ```
 //!
 //! It changes only after its commit, so a crash before leaves it true, and a crash in between
