@@ -370,20 +370,26 @@ impl<F: SharedMemory + Copy> Injector<F> {
             return Ok(Some(xen.now_ns()));
         }
         let result = match is_caught {
-            Ok(true) => self.derail(xen, kind).map(Some),
-            other => other.map(|_| None),
+            Ok(true) => self.derail(xen, kind),
+            other => other.map(|_| false),
         };
         let at_ns = xen.now_ns();
         xen.unpause(unit)?;
-        Ok(result?.map(|()| at_ns))
+        Ok(result?.then_some(at_ns))
     }
 
-    /// Changes the registers of the unit's vCPU, which is stopped.
-    fn derail<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<(), XenError> {
+    /// Changes the registers of the unit's vCPU, which is stopped. False: they mean nothing to it
+    /// at this instant.
+    fn derail<C: Control>(&mut self, xen: &C, kind: Kind) -> Result<bool, XenError> {
         let before = xen.registers(self.plan.unit)?;
+        // `syscall` leaves its return address in rcx. A unit that comes back from a hypercall, most
+        // often the one that rang the orchestrator, fetches its registers from the stack.
+        if kind == Kind::WildRegisters && before.rcx == before.rip {
+            return Ok(false);
+        }
         let wild = 0x5bad_0000_0000 + self.random_below(1 << 30);
         let after = changed(&before, kind, wild, self.gadgets);
-        xen.set_registers(self.plan.unit, &after)
+        xen.set_registers(self.plan.unit, &after).map(|()| true)
     }
 
     /// Flips one bit of one page of the unit.
@@ -444,7 +450,7 @@ fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError>
 
 #[cfg(test)]
 mod tests {
-    use abi::CreateDomain;
+    use abi::{CreateDomain, Registers};
     use fake_xen::{FakeFabric, Machine};
 
     use super::*;
@@ -532,6 +538,25 @@ mod tests {
             let rip = xen.registers(unit).unwrap().rip;
             assert_eq!(rip, if kind == Kind::Paused { 0 } else { 20 });
         }
+    }
+
+    #[test]
+    fn wild_registers_wait_until_the_unit_uses_them() {
+        let (mut injector, machine) = due(Kind::WildRegisters);
+        let (unit, xen) = (injector.unit(), machine.domain(DomId::ORCHESTRATOR));
+        let set = |registers: &Registers| {
+            xen.pause(unit).unwrap();
+            xen.set_registers(unit, registers).unwrap();
+            xen.unpause(unit).unwrap();
+        };
+        let back_from_hypercall = Registers { rip: 7, rcx: 7, ..Registers::default() };
+        set(&back_from_hypercall);
+        assert_eq!(injector.poll(&xen, 1, 1, &[]), Ok(None));
+        assert_eq!(xen.registers(unit), Ok(back_from_hypercall));
+        assert_eq!(machine.pauses(unit), 0);
+        set(&Registers { rip: 8, ..back_from_hypercall });
+        machine.advance(2 * FIRST_STEP_NS);
+        assert!(injector.poll(&xen, 1, 1, &[]).unwrap().is_some());
     }
 
     #[test]
