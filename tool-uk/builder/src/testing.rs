@@ -215,6 +215,9 @@ impl Control for FakeXen {
     fn resume(&self, _: DomId) -> Result<(), XenError> {
         Err(XenError::Unsupported)
     }
+    fn shut_down(&self, _: DomId, _: abi::ShutdownReason) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
     fn populate(
         &self,
         _: DomId,
