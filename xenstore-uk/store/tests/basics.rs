@@ -226,3 +226,42 @@ fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
     guest.pull(usize::MAX);
     assert_eq!(guest.replies.len(), 1);
 }
+
+/// A directory with thousands of children is made in pieces, too, whoever wants it.
+#[test]
+fn a_wide_directory_is_made_in_pieces() {
+    const CHILDREN: usize = 3_000;
+    let mut host = Host::new();
+    for child in 0..CHILDREN {
+        assert_eq!(host.write(TOOL, &format!("/wide/c{child}"), &format!("{child}")), "OK|");
+    }
+    host.write(TOOL, "/wide/c7/below", "x");
+    let digest = host.server.state().digest();
+    host.restart();
+    let client = host.server.connection_of(TOOL).expect("it is connected");
+    host.guests.get_mut(&TOOL).expect("a guest").send(O::Read, 0, b"/wide/c7/below\0");
+    let ring = host.ring(TOOL);
+    let mut pieces = 0;
+    loop {
+        host.server.kick(client);
+        assert_eq!(host.server.next_ready(0), Some(client));
+        let progress = host.server.serve(client, &ring, 0);
+        if progress.executed {
+            break;
+        }
+        assert!(progress.loaded && progress.more);
+        pieces += 1;
+    }
+    assert!((10..CHILDREN / 100).contains(&pieces), "{pieces} pieces");
+    let guest = host.guests.get_mut(&TOOL).expect("a guest");
+    guest.pull(usize::MAX);
+    assert_eq!(guest.replies.pop_front().map(|reply| reply.text()), Some("x".into()));
+    for child in (0..CHILDREN).step_by(97) {
+        assert_eq!(host.read(TOOL, &format!("/wide/c{child}")), child.to_string());
+    }
+    // In the background, with nobody asking.
+    host.restart();
+    host.idle();
+    assert_eq!(host.server.state().digest(), digest);
+    assert_eq!(host.read(TOOL, &format!("/wide/c{}", CHILDREN - 1)), (CHILDREN - 1).to_string());
+}

@@ -181,7 +181,7 @@ impl<M: SharedMemory> SlotStore<M> {
         }
         let root = self.load_node(ROOT_RECORD, summary.committed)?;
         let tree = Tree::from_root(root, summary.digest, summary.nodes, self.key);
-        let unloaded = Unloaded { first, next, left, since: summary.committed };
+        let unloaded = Unloaded { first, next, left, since: summary.committed, wide: Vec::new() };
         let report = LoadReport { nodes: summary.nodes, ..LoadReport::default() };
         let nodes = LoadedNodes { tree, unloaded, owned: owned.finish() };
         Some(Loaded { nodes, others, next_record: summary.entries, free_records, report })

@@ -23,6 +23,34 @@ pub(crate) struct Unloaded {
     pub left: u32,
     /// The commit that was the last one at the reload.
     pub since: u64,
+    /// Wide directories that were begun.
+    pub wide: Vec<Wide>,
+}
+
+/// A directory of many children, some of which are made.
+#[derive(Debug)]
+pub(crate) struct Wide {
+    record: u32,
+    /// The next child to be made.
+    next: u32,
+    children: Link,
+}
+
+/// Children up to which a directory is made in one go. More would take longer than a hang may.
+const WIDE: usize = 256;
+
+/// Children of a wide directory made in one go: below a hundred microseconds.
+const PIECE: usize = 128;
+
+/// What came of making a directory.
+#[derive(Debug)]
+pub(crate) enum Made {
+    /// Its children were made before, or there are none.
+    Nothing,
+    /// Some children; the others take further calls.
+    Part,
+    /// All its children.
+    All(Link),
 }
 
 impl Unloaded {
@@ -31,10 +59,22 @@ impl Unloaded {
         self.first.get(record as usize).is_some_and(|first| *first != NONE)
     }
 
-    /// Nodes from `first` on that have the same parent.
-    fn siblings(&self, first: u32) -> usize {
+    /// The node `first` and those after it that have the same parent.
+    fn siblings(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
         let following = |record: &u32| self.next.get(*record as usize).copied();
-        core::iter::successors(Some(first), following).take_while(|record| *record != NONE).count()
+        core::iter::successors(Some(first), following).take_while(|record| *record != NONE)
+    }
+
+    /// Whether a node has so many children that they are made piece by piece.
+    fn is_wide(&self, record: u32) -> bool {
+        let first = self.first.get(record as usize).copied().unwrap_or(NONE);
+        self.siblings(first).nth(WIDE).is_some()
+    }
+
+    /// Notes that the children of a node are made from now on.
+    fn take(&mut self, record: u32) {
+        self.first[record as usize] = NONE;
+        self.left -= 1;
     }
 }
 
@@ -48,8 +88,8 @@ pub(crate) struct Reach {
 }
 
 impl<M: SharedMemory> SlotStore<M> {
-    /// Makes the children of a node, and what is below them as far as `reach` allows; `None` if
-    /// they were made before or there are none. What is not reached stays unloaded.
+    /// Makes the children of a node, and what is below them as far as `reach` allows. What is not
+    /// reached stays unloaded.
     ///
     /// # Errors
     /// A record whose slots are damaged.
@@ -58,14 +98,17 @@ impl<M: SharedMemory> SlotStore<M> {
         unloaded: &mut Unloaded,
         record: u32,
         reach: &mut Reach,
-    ) -> Result<Option<Link>, Damaged> {
-        let Some(first) = unloaded.first.get_mut(record as usize) else { return Ok(None) };
-        let first = core::mem::replace(first, NONE);
+    ) -> Result<Made, Damaged> {
+        let first = unloaded.first.get(record as usize).copied().unwrap_or(NONE);
         if first == NONE {
-            return Ok(None);
+            return Ok(Made::Nothing);
         }
-        unloaded.left -= 1;
-        let count = unloaded.siblings(first);
+        if unloaded.is_wide(record) {
+            reach.nodes = reach.nodes.saturating_sub(PIECE);
+            return self.load_piece(unloaded, record, first);
+        }
+        unloaded.take(record);
+        let count = unloaded.siblings(first).count();
         reach.nodes = reach.nodes.saturating_sub(count);
         reach.levels -= 1;
         let mut nodes: Vec<Rc<Node>> = Vec::with_capacity(count);
@@ -75,7 +118,8 @@ impl<M: SharedMemory> SlotStore<M> {
                 self.load_node(child, unloaded.since).ok_or(Damaged { record: child })?;
             if reach.nodes > 0
                 && reach.levels > 0
-                && let Some(below) = self.load_children(unloaded, child, reach)?
+                && !unloaded.is_wide(child)
+                && let Made::All(below) = self.load_children(unloaded, child, reach)?
             {
                 Rc::get_mut(&mut node).expect("nobody shares it").children = below;
             }
@@ -85,7 +129,37 @@ impl<M: SharedMemory> SlotStore<M> {
         reach.levels += 1;
         nodes.sort_unstable_by(|a, b| a.compare_names(b));
         let (treap, _) = dir::build(nodes.into_iter(), &mut Vec::new());
-        Ok(Some(treap))
+        Ok(Made::All(treap))
+    }
+
+    /// Makes some children of a wide directory.
+    fn load_piece(
+        &self,
+        unloaded: &mut Unloaded,
+        record: u32,
+        first: u32,
+    ) -> Result<Made, Damaged> {
+        let begun = unloaded.wide.iter().position(|wide| wide.record == record);
+        let mut wide = match begun {
+            Some(place) => unloaded.wide.swap_remove(place),
+            None => Wide { record, next: first, children: None },
+        };
+        for _ in 0..PIECE {
+            if wide.next == NONE {
+                break;
+            }
+            let damaged = Damaged { record: wide.next };
+            let node = self.load_node(wide.next, unloaded.since).ok_or(damaged)?;
+            // No two children have one name; of damage that no checksum saw, one of them remains.
+            let _ = dir::insert(&mut wide.children, node);
+            wide.next = unloaded.next[wide.next as usize];
+        }
+        if wide.next != NONE {
+            unloaded.wide.push(wide);
+            return Ok(Made::Part);
+        }
+        unloaded.take(record);
+        Ok(Made::All(wide.children))
     }
 
     /// Makes the node of a record; `None` if its slots are damaged.

@@ -34,7 +34,7 @@ mod reload;
 mod slots;
 
 pub use index::index_len;
-pub(crate) use lazy::{Damaged, Reach, Unloaded};
+pub(crate) use lazy::{Damaged, Made, Reach, Unloaded};
 pub use reload::{LoadReport, Loaded, LoadedNodes};
 pub use slots::SlotStore;
 

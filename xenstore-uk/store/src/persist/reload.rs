@@ -350,7 +350,8 @@ impl<M: SharedMemory> Scan<M> {
             }
         }
         self.report.nodes = found.total;
-        let unloaded = Unloaded { first, next, left, since: self.store.committed };
+        let unloaded =
+            Unloaded { first, next, left, since: self.store.committed, wide: Vec::new() };
         Linked { unloaded, found, digest }
     }
 

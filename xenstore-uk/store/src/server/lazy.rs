@@ -9,11 +9,11 @@ use wire::{HEADER_LEN, Header, Operation, text};
 use crate::dir::Children;
 use crate::node::{Link, Node};
 use crate::path::{self, Special};
-use crate::persist::{Damaged, Reach, Unloaded};
+use crate::persist::{Damaged, Made, Reach, Unloaded};
 use crate::server::Server;
 use crate::state::State;
 
-/// Nodes made in one step, but for what a single directory has more: some hundred microseconds,
+/// Nodes made in one step, but for what the last directory has more: some hundred microseconds,
 /// well below the time after which the unit counts as hung.
 const STEP_NODES: usize = 128;
 
@@ -64,7 +64,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    /// Makes what the request in `request` will look at, unless that may be the whole store.
+    /// Makes what the request in `request` will look at, unless that is much.
     fn load_few_for(&mut self, client: u16, header: &Header, len: usize) -> bool {
         use Operation as O;
         if self.loading.is_none() {
@@ -86,11 +86,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 let mut buffer = path::Buffer::new();
                 let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
                 // Special names are no nodes.
-                if let Some(name) = name.ok().filter(|name| !name.is_special()) {
-                    let path = name.path.to_vec();
-                    self.load_path(&path, &mut Reach { nodes: 0, levels: 1 });
-                }
-                true
+                let Some(name) = name.ok().filter(|name| !name.is_special()) else { return true };
+                let path = name.path.to_vec();
+                self.load_path(&path, &mut Reach { nodes: 0, levels: 1 })
             }
             // Its end touches what its requests have looked at.
             O::TransactionStart | O::TransactionEnd => true,
@@ -109,16 +107,22 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    /// Makes the nodes on the way to a path, and below the last one what is in `reach`.
-    fn load_path(&mut self, path: &[u8], reach: &mut Reach) {
+    /// Makes the nodes on the way to a path, and below the last one what is in `reach`. Answers
+    /// false if a directory on the way takes further calls.
+    fn load_path(&mut self, path: &[u8], reach: &mut Reach) -> bool {
+        let mut is_made = true;
         self.mutating.set(true);
         while let Some(loading) = &mut self.loading {
             let found = self.state.tree.seek(path);
             let (record, len) = (found.node.record, found.path.len());
             let unloaded = &mut loading.unloaded;
             let children = match self.slots.load_children(unloaded, record, reach) {
-                Ok(Some(children)) => children,
-                Ok(None) => break,
+                Ok(Made::All(children)) => children,
+                Ok(Made::Nothing) => break,
+                Ok(Made::Part) => {
+                    is_made = false;
+                    break;
+                }
                 Err(Damaged { record }) => {
                     // The next life reads every slot, and says what is lost.
                     self.slots.distrust_index();
@@ -129,6 +133,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             self.end_loading();
         }
         self.mutating.set(false);
+        is_made
     }
 
     /// Makes some nodes.
@@ -142,8 +147,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 self.loading = None;
                 return;
             };
-            self.load_path(&path, &mut reach);
+            let is_made = self.load_path(&path, &mut reach);
             let Some(loading) = &mut self.loading else { return };
+            if !is_made {
+                return loading.queue.push(path);
+            }
             let Some(found) = self.state.tree.get(&path) else { continue };
             let has_children =
                 |child: &Node| child.children.is_some() || loading.unloaded.has(child.record);
