@@ -2,7 +2,7 @@
 
 use abi::Registers;
 
-use crate::injector::Kind;
+use crate::inject_plan::Kind;
 
 /// Where in the unit's text certain instructions are, found in its pristine image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

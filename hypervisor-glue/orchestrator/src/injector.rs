@@ -14,9 +14,9 @@
 use abi::{Access, Control, DomId, DomainState, Frame, ShutdownReason, XenError};
 use fabric::{Epoch, SharedMemory};
 
+use crate::inject_plan::{Kind, Plan};
 use crate::inject_records::{Damager, Record};
 use crate::inject_registers::{Gadgets, changed};
-use crate::inject_rows::Rows;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
 const MAX_AIM_NS: u64 = 25_000;
@@ -29,141 +29,8 @@ const LAST_STEP_NS: u64 = 1 << 20;
 /// one request comes in. So somebody gets an answer in between, and each fault has a recovery of
 /// its own, however seldom the unit is asked.
 const WORK_BETWEEN: u64 = 8;
-/// Kinds that one plan may name.
-const MAX_KINDS: usize = 16;
 /// Time between two steps of a search through a unit's memory, so that others are served, too.
 const SEARCH_PAUSE_NS: u64 = 50_000;
-
-/// One way of breaking a unit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The instruction pointer points at memory that is not there.
-    WildJump,
-    /// The next instruction is an undefined one of the unit's own text.
-    Undefined,
-    /// The stack pointer points at memory that is not there.
-    WildStack,
-    /// Every general register but the stack pointer holds a wild address.
-    WildRegisters,
-    /// The next instruction is an endless loop of the unit's own text.
-    EndlessLoop,
-    /// The domain is shut down as crashed, asleep or not.
-    Shutdown,
-    /// The vCPU is paused behind the watcher's back.
-    Paused,
-    /// One bit of one of the unit's pages, chosen uniformly, is flipped.
-    FlipPage,
-    /// One bit of a record is flipped.
-    Record(Record),
-}
-
-impl Kind {
-    /// All kinds, in the order of their names in plans.
-    pub const ALL: [(Self, &'static str); 14] = [
-        (Self::WildJump, "crash-wild-jump"),
-        (Self::Undefined, "crash-undefined"),
-        (Self::WildStack, "crash-wild-stack"),
-        (Self::WildRegisters, "crash-wild-registers"),
-        (Self::Shutdown, "crash-shutdown"),
-        (Self::EndlessLoop, "hang-loop"),
-        (Self::Paused, "hang-paused"),
-        (Self::FlipPage, "flip-page"),
-        (Self::Record(Record::Node), "corrupt-record-node"),
-        (Self::Record(Record::Slot), "corrupt-record-slot"),
-        (Self::Record(Record::Header), "corrupt-record-header"),
-        (Self::Record(Record::Area), "corrupt-record-area"),
-        (Self::Record(Record::Control), "corrupt-record-control"),
-        (Self::Record(Record::Health), "corrupt-record-health"),
-    ];
-
-    /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
-    pub fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("unknown", |(_, name)| name)
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
-    }
-}
-
-/// What is wrong with a plan.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PlanError<'a> {
-    /// A field that plans do not have.
-    UnknownField(&'a str),
-    /// A number that cannot be read.
-    NotANumber(&'a str),
-    /// A kind that does not exist, or more kinds than a plan may name.
-    UnknownKind(&'a str),
-    /// No kind or no unit is named.
-    Incomplete,
-}
-
-/// What to inject, into whom, how often.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Domain of the unit to break.
-    pub unit: DomId,
-    /// Kinds to choose from, in turn.
-    pub kinds: heapless::Vec<Kind, MAX_KINDS>,
-    /// Number of faults.
-    pub count: u32,
-    /// Seed of the instants.
-    pub seed: u64,
-    /// Mean time between faults in microseconds.
-    pub gap_us: u64,
-    /// Pieces of work the unit is handed before the first fault.
-    pub after: u64,
-    /// Which faults come in a row.
-    pub rows: Rows,
-    /// Another unit, which is shut down as crashed when a row begins.
-    pub with: Option<DomId>,
-}
-
-impl Plan {
-    /// Reads a plan; the part after `inject=`.
-    ///
-    /// # Errors
-    /// [`PlanError`] names the field.
-    pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
-        let mut plan = Self {
-            unit: DomId(0),
-            kinds: heapless::Vec::new(),
-            count: 1,
-            seed: 1,
-            gap_us: 20_000,
-            after: 0,
-            rows: Rows::single(),
-            with: None,
-        };
-        for field in text.split(';') {
-            let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
-            let wrong = PlanError::NotANumber(field);
-            let number = || value.parse::<u64>().map_err(|_| wrong);
-            let domid = || value.parse::<u16>().map(DomId).map_err(|_| wrong);
-            match name {
-                "unit" => plan.unit = domid()?,
-                "with" => plan.with = Some(domid()?),
-                "row" => plan.rows = Rows::parse(value).ok_or(wrong)?,
-                "count" => plan.count = value.parse().map_err(|_| wrong)?,
-                "seed" => plan.seed = number()?,
-                "gap_us" => plan.gap_us = number()?,
-                "after" => plan.after = number()?,
-                "kinds" => {
-                    for name in value.split('+') {
-                        let kind = Kind::named(name).ok_or(PlanError::UnknownKind(name))?;
-                        plan.kinds.push(kind).map_err(|_| PlanError::UnknownKind(name))?;
-                    }
-                }
-                other => return Err(PlanError::UnknownField(other)),
-            }
-        }
-        if plan.kinds.is_empty() || plan.unit == DomId::ORCHESTRATOR {
-            return Err(PlanError::Incomplete);
-        }
-        Ok(plan)
-    }
-}
 
 /// A fault that was injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,11 +59,13 @@ enum Aim {
     Done,
 }
 
-/// A damaged record that is looked at again.
+/// A damaged record, or registers, that may be overwritten before anybody reads them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Damaged {
     number: u32,
     kind: Kind,
+    /// The life that was hit.
+    life: Epoch,
     look_at_ns: u64,
 }
 
@@ -253,11 +122,15 @@ impl<F: SharedMemory + Copy> Injector<F> {
         [aim_ns, look_ns].into_iter().flatten().min()
     }
 
-    /// Some time before the next fault can come: the record that was damaged last, if the damage is
-    /// gone. Whether it was noticed is for the watcher to say.
-    pub fn settled(&mut self, now_ns: u64) -> Option<Injected> {
-        let Damaged { number, kind, .. } = self.damaged.take_if(|d| now_ns >= d.look_at_ns)?;
-        let is_gone = self.damager.as_ref().is_some_and(|damager| !damager.is_left());
+    /// Some time before the next fault can come: what was damaged last, if the damage is gone; of
+    /// registers, if the same `life` goes on. Whether it was noticed is for the watcher to say.
+    pub fn settled(&mut self, now_ns: u64, life: Epoch) -> Option<Injected> {
+        let damaged = self.damaged.take_if(|damaged| now_ns >= damaged.look_at_ns)?;
+        let Damaged { number, kind, .. } = damaged;
+        let is_gone = match kind {
+            Kind::Record(_) => self.damager.as_ref().is_some_and(|damager| !damager.is_left()),
+            _ => life == damaged.life,
+        };
         is_gone.then_some(Injected { number, kind, at_ns: now_ns })
     }
 
@@ -339,9 +212,9 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
-        if let Kind::Record(_) = kind {
+        if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;
-            self.damaged = Some(Damaged { number, kind, look_at_ns });
+            self.damaged = Some(Damaged { number, kind, life, look_at_ns });
         }
         self.injected += 1;
         let begins = self.plan.rows.begins();
@@ -454,31 +327,7 @@ mod tests {
     use fake_xen::{FakeFabric, Machine};
 
     use super::*;
-
-    #[test]
-    fn a_plan_is_read() {
-        let plan = Plan::parse("unit:1;kinds:crash-undefined+hang-loop;count:60;seed:7;after:5");
-        let plan = plan.expect("a correct plan");
-        assert_eq!(plan.unit, DomId(1));
-        assert_eq!(plan.kinds.as_slice(), [Kind::Undefined, Kind::EndlessLoop]);
-        assert_eq!((plan.count, plan.seed, plan.after, plan.gap_us), (60, 7, 5, 20_000));
-    }
-
-    #[test]
-    fn a_wrong_plan_names_its_field() {
-        let cases = [
-            ("unit:1;kinds:crash-now", PlanError::UnknownKind("crash-now")),
-            ("unit:x", PlanError::NotANumber("unit:x")),
-            ("speed:3", PlanError::UnknownField("speed")),
-            ("unit", PlanError::UnknownField("unit")),
-            ("unit:1", PlanError::Incomplete),
-            ("kinds:hang-loop", PlanError::Incomplete),
-            ("row:1+0", PlanError::NotANumber("row:1+0")),
-        ];
-        for (text, error) in cases {
-            assert_eq!(Plan::parse(text), Err(error), "{text}");
-        }
-    }
+    use crate::inject_rows::Rows;
 
     #[test]
     fn a_sleeping_unit_is_looked_at_again_and_then_with_its_next_work() {
@@ -557,6 +406,11 @@ mod tests {
         set(&Registers { rip: 8, ..back_from_hypercall });
         machine.advance(2 * FIRST_STEP_NS);
         assert!(injector.poll(&xen, 1, 1, &[]).unwrap().is_some());
+        // A life that goes on has overwritten them all.
+        let look_at_ns = injector.due_ns().expect("it looks what became of them");
+        assert_eq!(injector.settled(look_at_ns - 1, 1), None);
+        assert_eq!(injector.settled(look_at_ns, 1).map(|fault| fault.number), Some(0));
+        assert_eq!(injector.settled(look_at_ns, 1), None, "it says so once");
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod guest_memory;
 pub mod host;
 pub mod inject_calls;
 pub mod inject_own;
+pub mod inject_plan;
 pub mod inject_records;
 pub mod inject_registers;
 pub mod inject_rows;

@@ -11,9 +11,10 @@ use fabric::{Part, SharedMemory};
 
 use crate::host::UNITS;
 use crate::inject_own;
+use crate::inject_plan::{self, Kind, PlanError};
 use crate::inject_records::{Damager, Places};
 use crate::inject_registers::Gadgets;
-use crate::injector::{self, Injector, PlanError};
+use crate::injector::Injector;
 use crate::nic::{self, Nic};
 use crate::regions::Regions;
 use crate::unit::Unit;
@@ -215,7 +216,7 @@ pub fn injector<F: SharedMemory + Copy>(
     argument: Option<&str>,
 ) -> Result<Option<Injector<Part<F>>>, StartError> {
     let Some(text) = argument else { return Ok(None) };
-    let plan = injector::Plan::parse(text).map_err(|error| {
+    let plan = inject_plan::Plan::parse(text).map_err(|error| {
         StartError::Injection(match error {
             PlanError::UnknownField(_) => "a field is unknown",
             PlanError::NotANumber(_) => "a number cannot be read",
@@ -231,7 +232,7 @@ pub fn injector<F: SharedMemory + Copy>(
     let gadgets = Gadgets::of_image(image.bytes())
         .ok_or(StartError::Injection("the unit's text lacks the instructions it needs"))?;
     let is_store = unit.role == system::Role::XenStore;
-    if !is_store && plan.kinds.iter().any(|kind| matches!(kind, injector::Kind::Record(_))) {
+    if !is_store && plan.kinds.iter().any(|kind| matches!(kind, Kind::Record(_))) {
         return Err(StartError::Injection("only a XenStore has such records"));
     }
     let damager = is_store.then(|| Damager::new(Places::of(regions, index)));

@@ -128,7 +128,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         };
         let (work, life) = (self.host.units[index].handed, self.host.units[index].life);
         let xen = self.host.xen;
-        if let Some(fault) = injector.settled(xen.now_ns()) {
+        if let Some(fault) = injector.settled(xen.now_ns(), life) {
             self.host.notes.add(fault.at_ns, Note::Overwritten { domid, fault });
         }
         match injector.poll(xen, work, life, self.jobs.frames(index)) {

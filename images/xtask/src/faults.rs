@@ -61,7 +61,7 @@ pub struct Fault {
     pub repaired: Option<u64>,
     /// The rung of the last recovery.
     pub rung: Option<u64>,
-    /// When a damaged record was seen to have been written anew or dropped.
+    /// When a damaged record, or wild registers, were seen to have been overwritten.
     #[serde(default)]
     pub overwritten: Option<u64>,
 }
@@ -87,10 +87,11 @@ impl Fault {
 
     /// Notes that the unit has written a damaged record again, or that the record was overwritten.
     fn note_record(&mut self, record: &Record, unit: &str) {
-        let Some(at) = record.number("at").filter(|_| self.is_record()) else { return };
+        let Some(at) = record.number("at") else { return };
         if record.is("overwritten") && record.source.is_empty() {
             self.overwritten = Some(at);
-        } else if record.is("rewritten") && record.source == format!("({unit})") {
+        } else if self.is_record() && record.is("rewritten") && record.source == format!("({unit})")
+        {
             // Written again the moment it was found.
             self.detected = self.detected.or(Some(at));
             self.repaired = self.repaired.or(Some(at));

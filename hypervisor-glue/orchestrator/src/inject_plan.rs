@@ -1,0 +1,170 @@
+//! Which faults to inject: the plan on the command line.
+
+use abi::DomId;
+
+use crate::inject_records::Record;
+use crate::inject_rows::Rows;
+
+/// Kinds that one plan may name.
+const MAX_KINDS: usize = 16;
+
+/// One way of breaking a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The instruction pointer points at memory that is not there.
+    WildJump,
+    /// The next instruction is an undefined one of the unit's own text.
+    Undefined,
+    /// The stack pointer points at memory that is not there.
+    WildStack,
+    /// Every general register but the stack pointer holds a wild address.
+    WildRegisters,
+    /// The next instruction is an endless loop of the unit's own text.
+    EndlessLoop,
+    /// The domain is shut down as crashed, asleep or not.
+    Shutdown,
+    /// The vCPU is paused behind the watcher's back.
+    Paused,
+    /// One bit of one of the unit's pages, chosen uniformly, is flipped.
+    FlipPage,
+    /// One bit of a record is flipped.
+    Record(Record),
+}
+
+impl Kind {
+    /// All kinds, in the order of their names in plans.
+    pub const ALL: [(Self, &'static str); 14] = [
+        (Self::WildJump, "crash-wild-jump"),
+        (Self::Undefined, "crash-undefined"),
+        (Self::WildStack, "crash-wild-stack"),
+        (Self::WildRegisters, "crash-wild-registers"),
+        (Self::Shutdown, "crash-shutdown"),
+        (Self::EndlessLoop, "hang-loop"),
+        (Self::Paused, "hang-paused"),
+        (Self::FlipPage, "flip-page"),
+        (Self::Record(Record::Node), "corrupt-record-node"),
+        (Self::Record(Record::Slot), "corrupt-record-slot"),
+        (Self::Record(Record::Header), "corrupt-record-header"),
+        (Self::Record(Record::Area), "corrupt-record-area"),
+        (Self::Record(Record::Control), "corrupt-record-control"),
+        (Self::Record(Record::Health), "corrupt-record-health"),
+    ];
+
+    /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("unknown", |(_, name)| name)
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+}
+
+/// What is wrong with a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanError<'a> {
+    /// A field that plans do not have.
+    UnknownField(&'a str),
+    /// A number that cannot be read.
+    NotANumber(&'a str),
+    /// A kind that does not exist, or more kinds than a plan may name.
+    UnknownKind(&'a str),
+    /// No kind or no unit is named.
+    Incomplete,
+}
+
+/// What to inject, into whom, how often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Domain of the unit to break.
+    pub unit: DomId,
+    /// Kinds to choose from, in turn.
+    pub kinds: heapless::Vec<Kind, MAX_KINDS>,
+    /// Number of faults.
+    pub count: u32,
+    /// Seed of the instants.
+    pub seed: u64,
+    /// Mean time between faults in microseconds.
+    pub gap_us: u64,
+    /// Pieces of work the unit is handed before the first fault.
+    pub after: u64,
+    /// Which faults come in a row.
+    pub rows: Rows,
+    /// Another unit, which is shut down as crashed when a row begins.
+    pub with: Option<DomId>,
+}
+
+impl Plan {
+    /// Reads a plan; the part after `inject=`.
+    ///
+    /// # Errors
+    /// [`PlanError`] names the field.
+    pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
+        let mut plan = Self {
+            unit: DomId(0),
+            kinds: heapless::Vec::new(),
+            count: 1,
+            seed: 1,
+            gap_us: 20_000,
+            after: 0,
+            rows: Rows::single(),
+            with: None,
+        };
+        for field in text.split(';') {
+            let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
+            let wrong = PlanError::NotANumber(field);
+            let number = || value.parse::<u64>().map_err(|_| wrong);
+            let domid = || value.parse::<u16>().map(DomId).map_err(|_| wrong);
+            match name {
+                "unit" => plan.unit = domid()?,
+                "with" => plan.with = Some(domid()?),
+                "row" => plan.rows = Rows::parse(value).ok_or(wrong)?,
+                "count" => plan.count = value.parse().map_err(|_| wrong)?,
+                "seed" => plan.seed = number()?,
+                "gap_us" => plan.gap_us = number()?,
+                "after" => plan.after = number()?,
+                "kinds" => {
+                    for name in value.split('+') {
+                        let kind = Kind::named(name).ok_or(PlanError::UnknownKind(name))?;
+                        plan.kinds.push(kind).map_err(|_| PlanError::UnknownKind(name))?;
+                    }
+                }
+                other => return Err(PlanError::UnknownField(other)),
+            }
+        }
+        if plan.kinds.is_empty() || plan.unit == DomId::ORCHESTRATOR {
+            return Err(PlanError::Incomplete);
+        }
+        Ok(plan)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_is_read() {
+        let plan = Plan::parse("unit:1;kinds:crash-undefined+hang-loop;count:60;seed:7;after:5");
+        let plan = plan.expect("a correct plan");
+        assert_eq!(plan.unit, DomId(1));
+        assert_eq!(plan.kinds.as_slice(), [Kind::Undefined, Kind::EndlessLoop]);
+        assert_eq!((plan.count, plan.seed, plan.after, plan.gap_us), (60, 7, 5, 20_000));
+    }
+
+    #[test]
+    fn a_wrong_plan_names_its_field() {
+        let cases = [
+            ("unit:1;kinds:crash-now", PlanError::UnknownKind("crash-now")),
+            ("unit:x", PlanError::NotANumber("unit:x")),
+            ("speed:3", PlanError::UnknownField("speed")),
+            ("unit", PlanError::UnknownField("unit")),
+            ("unit:1", PlanError::Incomplete),
+            ("kinds:hang-loop", PlanError::Incomplete),
+            ("row:1+0", PlanError::NotANumber("row:1+0")),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Plan::parse(text), Err(error), "{text}");
+        }
+    }
+}
