@@ -50,6 +50,15 @@ impl Kind {
         (Self::Record(Record::Health), "corrupt-record-health"),
     ];
 
+    /// Whether it changes registers, and so takes effect when the unit runs again.
+    pub fn is_of_registers(self) -> bool {
+        use Kind as K;
+        match self {
+            K::WildJump | K::Undefined | K::WildStack | K::WildRegisters | K::EndlessLoop => true,
+            K::Shutdown | K::Paused | K::FlipPage | K::Record(_) => false,
+        }
+    }
+
     /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("unknown", |(_, name)| name)

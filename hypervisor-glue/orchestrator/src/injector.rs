@@ -17,6 +17,7 @@ use fabric::{Epoch, SharedMemory};
 use crate::inject_plan::{Kind, Plan};
 use crate::inject_records::{Damager, Record};
 use crate::inject_registers::{Gadgets, changed};
+use crate::inject_strike::Strike;
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
 const MAX_AIM_NS: u64 = 25_000;
@@ -84,6 +85,8 @@ pub struct Injector<F> {
     /// For the kinds that damage records.
     damager: Option<Damager<F>>,
     damaged: Option<Damaged>,
+    /// The last fault, until the unit has run into it.
+    strike: Option<Strike>,
 }
 
 impl<F: SharedMemory + Copy> Injector<F> {
@@ -103,6 +106,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
             is_self_driven,
             damager,
             damaged: None,
+            strike: None,
         }
     }
 
@@ -120,6 +124,19 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let look_ns = self.damaged.map(|damaged| damaged.look_at_ns);
         [aim_ns, look_ns].into_iter().flatten().min()
+    }
+
+    /// Whether the last fault's unit has not run since, and its instant is yet to come.
+    pub fn is_striking(&self) -> bool {
+        self.strike.is_some()
+    }
+
+    /// The last fault, once its unit has run into it. Call it at the end of each turn.
+    pub fn struck<C: Control>(&mut self, xen: &C) -> Option<Injected> {
+        let unit = self.plan.unit;
+        let fault = self.strike.as_mut()?.look(xen, unit)?;
+        self.strike = None;
+        Some(fault)
     }
 
     /// Some time before the next fault can come: what was damaged last, if the damage is gone; of
@@ -212,6 +229,9 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
+        let fault = Injected { number, kind, at_ns };
+        self.strike =
+            kind.is_of_registers().then(|| Strike::begin(xen, self.plan.unit, fault)).flatten();
         if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;
             self.damaged = Some(Damaged { number, kind, life, look_at_ns });
@@ -230,7 +250,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
             // One that is away already cannot fall.
             let _ = crash(xen, other);
         }
-        Ok(Some(Injected { number, kind, at_ns }))
+        Ok(Some(fault))
     }
 
     /// Stops the unit, and breaks it if it is caught in the middle of its own code: on a CPU of its
@@ -323,7 +343,7 @@ fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError>
 
 #[cfg(test)]
 mod tests {
-    use abi::{CreateDomain, Registers};
+    use abi::{CreateDomain, Registers, Xen};
     use fake_xen::{FakeFabric, Machine};
 
     use super::*;
@@ -406,6 +426,14 @@ mod tests {
         set(&Registers { rip: 8, ..back_from_hypercall });
         machine.advance(2 * FIRST_STEP_NS);
         assert!(injector.poll(&xen, 1, 1, &[]).unwrap().is_some());
+        // The fault comes when the unit runs, not before.
+        machine.advance(500);
+        assert_eq!(injector.struck(&xen), None);
+        let at_ns = xen.now_ns();
+        machine.advance(500);
+        machine.receive_cpu(unit, 1);
+        assert_eq!(injector.struck(&xen).map(|fault| fault.at_ns), Some(at_ns));
+        assert!(!injector.is_striking() && injector.struck(&xen).is_none(), "it says so once");
         // A life that goes on has overwritten them all.
         let look_at_ns = injector.due_ns().expect("it looks what became of them");
         assert_eq!(injector.settled(look_at_ns - 1, 1), None);

@@ -29,6 +29,7 @@ pub mod inject_plan;
 pub mod inject_records;
 pub mod inject_registers;
 pub mod inject_rows;
+pub mod inject_strike;
 pub mod injector;
 pub mod jobs;
 pub mod keyboard;

@@ -128,15 +128,19 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         };
         let (work, life) = (self.host.units[index].handed, self.host.units[index].life);
         let xen = self.host.xen;
+        if let Some(fault) = injector.struck(xen) {
+            self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
+        }
         if let Some(fault) = injector.settled(xen.now_ns(), life) {
             self.host.notes.add(fault.at_ns, Note::Overwritten { domid, fault });
         }
         match injector.poll(xen, work, life, self.jobs.frames(index)) {
             Ok(None) => {}
             Ok(Some(fault)) => {
-                // The fault takes effect when the unit gets the CPU: at once.
                 self.host.quiet_until_ns = fault.at_ns + QUIET_AFTER_FAULT_NS;
-                self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
+                if !injector.is_striking() {
+                    self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
+                }
             }
             Err(error) => {
                 let note = Note::Refused { what: "inject a fault into", domid, error };
