@@ -254,9 +254,6 @@ fn open_memory(life: Life, ours: bool) {
     heap::look_back();
     let sound = !heap::was_interrupted() && !survivor::was_changing() && heap::generation() > 0;
     let keep = life == Life::Microreset && sound;
-    if !keep {
-        window::forget();
-    }
     grants::forget_table();
     // SAFETY: The range is free memory of this domain by the contract with its builder, page-
     // aligned and mapped; only this function ever uses it, in every life in the same way. When

@@ -4,7 +4,7 @@ use core::cell::{Cell, UnsafeCell};
 use core::sync::atomic::{Ordering, compiler_fence};
 
 use crate::cell::OneCpu;
-use crate::heap;
+use crate::{grants, heap};
 
 /// Some survivor is being changed: what this life holds is not to be trusted by the next one.
 static CHANGING: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
@@ -71,16 +71,19 @@ impl<T> Survivor<T> {
 
     /// As [`Survivor::recover`], for state that tells by itself whether a change was interrupted:
     /// it is judged by `is_whole`, and changed by [`Survivor::modify`]. When it is not whole, all
-    /// that former lives left in memory is forgotten, and the heap starts afresh.
+    /// that former lives left in memory is forgotten, the heap starts afresh, and what they mapped
+    /// waits to be mapped again or dropped, as after a microreboot.
     ///
     /// # Panics
-    /// When this life has allocated something already.
+    /// When this life has allocated something already; it must not have mapped anything either.
     pub fn recover_if(&'static self, is_whole: impl FnOnce(&T) -> bool) -> bool {
         if !self.recover() {
             return false;
         }
         let whole = self.read(is_whole);
         if !whole {
+            // What it owned has no owner any more.
+            grants::disown();
             heap::start_afresh();
         }
         whole
@@ -150,12 +153,20 @@ impl Drop for Guard {
     }
 }
 
+/// All survivors share one heap, so tests of them take turns.
+#[cfg(test)]
+pub(crate) fn take_turns() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_life_that_ended_inside_a_change_borrows_nothing_from_the_next() {
+        let _turn = take_turns();
         static PLACE: Survivor<u32> = Survivor::new();
         PLACE.borrowed.set(true);
         PLACE.put(7);
@@ -164,6 +175,7 @@ mod tests {
 
     #[test]
     fn state_is_there_until_the_heap_starts_afresh() {
+        let _turn = take_turns();
         static PLACE: Survivor<u32> = Survivor::new();
         PLACE.put(7);
         PLACE.with(|state| *state += 1);

@@ -57,6 +57,8 @@ pub mod command {
     pub const LOOP: u64 = 5;
     /// Loop for ever in the middle of a change.
     pub const LOOP_CHANGING: u64 = 6;
+    /// Loop for ever in the middle of a change that the state itself tells of.
+    pub const LOOP_TORN: u64 = 13;
     /// Map the page that domain FIRST granted as SECOND; answers its first word.
     pub const MAP: u64 = 7;
     /// Read the mapped page's first word again.

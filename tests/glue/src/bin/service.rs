@@ -21,6 +21,8 @@ struct State {
     count: u64,
     numbers: Vec<u64>,
     mapping: Option<Mapping>,
+    /// A change began and has not ended.
+    is_torn: bool,
 }
 
 static STATE: Survivor<State> = Survivor::new();
@@ -39,7 +41,7 @@ fn start(boot: Boot) -> ! {
     let xen = boot.hypervisor();
     let fabric = view(&xen);
     xen.set_last_words(fabric, last_words);
-    let survived = STATE.recover();
+    let survived = STATE.recover_if(|state| !state.is_torn);
     if !survived {
         STATE.put(State::default());
     }
@@ -134,6 +136,12 @@ fn obey(xen: &Hypervisor, fabric: &FabricMemory) -> u64 {
             black_box(());
         },
         command::LOOP_CHANGING => STATE.with(|_| {
+            loop {
+                black_box(());
+            }
+        }),
+        command::LOOP_TORN => STATE.modify(|state| {
+            state.is_torn = true;
             loop {
                 black_box(());
             }

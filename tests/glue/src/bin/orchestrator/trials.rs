@@ -205,11 +205,30 @@ fn guest(bench: &mut Bench) {
     bench.reset(2);
     bench.ask(command::DROP_ORPHANS, 0, 0);
     churn(bench);
+    torn(bench);
     guest_falls(bench);
     drop(page);
     xen.destroy_domain(GUEST, &mut || ()).expect("exists");
     assert_eq!(xen.domain_info(GUEST), Ok(None), "nobody holds its pages");
     say!("grants: mapped, survived rung 1, adopted after rung 2, dropped");
+}
+
+/// A life that ends in a change of what it owns leaves mappings that the next one can drop.
+fn torn(bench: &mut Bench) {
+    for is_wanted_again in [true, false] {
+        assert_eq!(bench.ask(command::MAP, GUEST.0.into(), REFERENCE.into()), MARK + 1);
+        bench.tell(command::LOOP_TORN, 0, 0);
+        spin(bench, 1_000_000);
+        bench.withdraw();
+        bench.reset(1);
+        assert_eq!(bench.fabric.load_u64(answer::SURVIVED), 0, "the state was not whole");
+        assert_eq!(bench.ask(command::READ, 0, 0), u64::MAX, "its owner is gone");
+        if is_wanted_again {
+            assert_eq!(bench.ask(command::MAP, GUEST.0.into(), REFERENCE.into()), MARK + 1);
+        }
+        bench.ask(command::DROP_ORPHANS, 0, 0);
+        bench.ask(command::UNMAP, 0, 0);
+    }
 }
 
 /// Lives that end anywhere: in the allocator, in a hypercall, in the middle of a change.
