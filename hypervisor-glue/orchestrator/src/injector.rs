@@ -104,6 +104,8 @@ pub enum PlanError<'a> {
 pub struct Plan {
     /// Domain of the unit to break.
     pub unit: DomId,
+    /// It is the replica of the store that serves when the fault is due (`unit:store`).
+    pub is_leader: bool,
     /// Kinds to choose from, in turn.
     pub kinds: heapless::Vec<Kind, MAX_KINDS>,
     /// Number of faults.
@@ -128,6 +130,7 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
         let mut plan = Self {
             unit: DomId(0),
+            is_leader: false,
             kinds: heapless::Vec::new(),
             count: 1,
             seed: 1,
@@ -142,6 +145,11 @@ impl Plan {
             let number = || value.parse::<u64>().map_err(|_| wrong);
             let domid = || value.parse::<u16>().map(DomId).map_err(|_| wrong);
             match name {
+                "unit" if value == "store" => {
+                    let first = system::SYSTEM.with_role(system::Role::XenStore);
+                    plan.unit = DomId(first.map_or(0, |unit| system::SYSTEM.units[unit].domid));
+                    plan.is_leader = true;
+                }
                 "unit" => plan.unit = domid()?,
                 "with" => plan.with = Some(domid()?),
                 "row" => plan.rows = Rows::parse(value).ok_or(wrong)?,
@@ -240,6 +248,16 @@ impl<F: SharedMemory + Copy> Injector<F> {
     /// The unit it breaks.
     pub fn unit(&self) -> DomId {
         self.plan.unit
+    }
+
+    /// Whether it breaks the replica of the store that serves.
+    pub fn breaks_the_leader(&self) -> bool {
+        self.plan.is_leader
+    }
+
+    /// Breaks the unit of this domain from now on; its image is that of the former one.
+    pub fn aim_at(&mut self, unit: DomId) {
+        self.plan.unit = unit;
     }
 
     /// When it wants to be polled, if it waits for a time.

@@ -96,7 +96,8 @@ where
         let has_room = self.propose(now_ns);
         self.say(now_ns, host);
         let status = self.node.status();
-        round.more |= status.commit > status.applied;
+        // A replica that waits for a snapshot has entries that it cannot execute yet.
+        round.more |= status.commit > status.applied && !status.restoring;
         if !round.more && round.fault.is_none() {
             round.fault = self.machine.server.idle_step(now_ns);
             let idle_ns = self.machine.server.next_deadline(now_ns);
@@ -189,6 +190,11 @@ where
                 round.fault = round.fault.or(progress.fault);
             }
             self.act(host);
+            if progress.loaded {
+                // Several pieces of a store, each of them a progress, would together look like a
+                // hang: it is told after each.
+                break;
+            }
         }
         while let Some(event) = self.node.poll_event() {
             match event {
@@ -217,7 +223,7 @@ where
             let Some(client) = self.machine.server.next_ready(now_ns) else { return };
             let served = host.serve(&mut self.machine.server, client, now_ns);
             let Some(progress) = served else { continue };
-            round.completed += u64::from(progress.executed || progress.notify);
+            round.completed += u64::from(progress.executed || progress.notify || progress.loaded);
             if progress.fault.is_some() {
                 round.fault = progress.fault;
                 return;
