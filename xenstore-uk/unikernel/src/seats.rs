@@ -39,6 +39,9 @@ pub struct Seats {
     generation: u64,
     seen: [Option<Domain>; SLOTS],
     seats: [Option<Seat>; SLOTS],
+    /// A seat is being taken or given up: a life that ends meanwhile owns one mapping more or less
+    /// than the seats say.
+    is_changing: bool,
     view: View<FabricMemory>,
 }
 
@@ -53,8 +56,14 @@ impl Seats {
             generation: u64::MAX,
             seen: [None; SLOTS],
             seats: [const { None }; SLOTS],
+            is_changing: false,
             view: *view,
         }
+    }
+
+    /// Whether no change of the seats was interrupted.
+    pub fn are_whole(&self) -> bool {
+        !self.is_changing
     }
 
     /// Seats a service on its two pages of the fabric: its own, and ours, which becomes what that
@@ -86,21 +95,28 @@ impl Seats {
         own.store_u64(ring::TAKEN_OVER, relay);
         let client_page = self.view.of(RegionKind::StoreClient, Party::unit(index));
         let channel = Channel::Service(Ring::Pair { client: client_page, server: own });
-        self.seats[usize::from(slot)] = Some(Seat { client, domid, channel });
-        true
+        self.seat(usize::from(slot), |_| Some(Seat { client, domid, channel }))
     }
 
     /// Maps the ring of a guest and gives it the seat of its slot. False: it is no domain of the
     /// table, or it does not grant us its ring; that is its own business.
     pub fn seat_guest(&mut self, client: u16, domid: u16) -> bool {
         let Some(slot) = self.slot_of(domid) else { return false };
-        // A ring that is mapped already must go first: it may be another life's.
+        let reference = self.reference;
+        self.seat(slot, |xen| {
+            let page = xen.map_grants(DomId(domid), &[reference], Access::ReadWrite).ok()?;
+            Some(Seat { client, domid, channel: Channel::Guest(Ring::Page(page)) })
+        })
+    }
+
+    /// Gives a slot to what `take` returns, and answers whether that is anybody. The ring that was
+    /// mapped there goes first: it may be another life's.
+    fn seat(&mut self, slot: usize, take: impl FnOnce(&Hypervisor) -> Option<Seat>) -> bool {
+        self.is_changing = true;
         self.seats[slot] = None;
-        let granted = self.xen.map_grants(DomId(domid), &[self.reference], Access::ReadWrite);
-        let Ok(page) = granted else { return false };
-        let channel = Channel::Guest(Ring::Page(page));
-        self.seats[slot] = Some(Seat { client, domid, channel });
-        true
+        self.seats[slot] = take(&self.xen);
+        self.is_changing = false;
+        self.seats[slot].is_some()
     }
 
     /// The guest that lives on a slot and has no seat: its ring could not be mapped.
@@ -174,10 +190,8 @@ impl Seats {
 
     /// Unmaps the ring of a connection that ended.
     pub fn leave(&mut self, client: u16) {
-        for seat in &mut self.seats {
-            if seat.as_ref().is_some_and(|seat| seat.client == client) {
-                *seat = None;
-            }
+        if let Some((slot, _)) = self.of_client(client) {
+            self.seat(usize::from(slot), |_| None);
         }
     }
 
@@ -196,8 +210,12 @@ impl Seats {
                 continue;
             };
             let before = core::mem::replace(&mut self.seen[slot], now);
-            if let Some(gone) = before.filter(|before| is_over(before, now.as_ref())) {
-                self.seats[slot] = None;
+            let gone = before.filter(|before| is_over(before, now.as_ref()));
+            let is_over = gone.is_some() || self.is_left_behind(slot, now.as_ref());
+            if is_over && self.seats[slot].is_some() {
+                self.seat(slot, |_| None);
+            }
+            if let Some(gone) = gone {
                 server.domain_gone(gone.domid);
             }
             if let Some(domain) = now.filter(|domain| domain.state == DomainState::Shutdown) {
@@ -219,6 +237,15 @@ impl Seats {
                 server.domain_gone(domid);
             }
         }
+    }
+
+    /// Whether a slot's seat is that of a guest that does not live there: it came and went between
+    /// two looks.
+    fn is_left_behind(&self, slot: usize, now: Option<&Domain>) -> bool {
+        let Some(Seat { domid, channel: Channel::Guest(_), .. }) = &self.seats[slot] else {
+            return false;
+        };
+        !now.is_some_and(|now| now.domid == *domid && lives(now))
     }
 
     fn of_client(&self, client: u16) -> Option<(u16, &Seat)> {

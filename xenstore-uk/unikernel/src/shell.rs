@@ -99,7 +99,7 @@ impl Shell {
 
     /// Whether no change of the state was interrupted.
     pub fn is_whole(&self) -> bool {
-        self.replica.is_whole() && !self.damaged
+        self.replica.is_whole() && self.seats.are_whole() && !self.damaged
     }
 
     /// Goes on in memory that a microreset kept.
