@@ -8,7 +8,9 @@
 //! start    let replica = Replica::start(&setup, places, now_ns);   // or replica.resume(epoch)
 //! loop     replica.server().kick(client)                  for each kicked connection
 //!          let round = replica.round(now_ns, relay, &mut host);
-//!          panic if round.fault; wait, at most until round.wake_at_ns, unless round.more
+//!          panic if round.fault; unless round.more, tell whoever waits, then
+//!          let idle = replica.idle(now_ns);
+//!          panic if idle.fault; wait, at most until round.wake_at_ns and idle.wake_at_ns
 //! ```
 //!
 //! `relay` is the orchestrator's word: the epoch of the relay, and whether it names this replica.
@@ -32,7 +34,7 @@ use raft::{Birth, Damage, Node, Settings, Status};
 use store::{Config, Server, StartReport};
 
 use machine::Machine;
-pub use round::{Host, Relay, Round};
+pub use round::{Host, Idle, Relay, Round};
 
 /// Who this replica is, and what its store is told.
 #[derive(Clone, Debug)]
@@ -89,6 +91,8 @@ pub struct Replica<M, A, L> {
     /// Term in which the server was promoted.
     promoted: u64,
     message: Vec<u8>,
+    /// Whether the log had room for all that the server wanted in the last round.
+    has_room: bool,
     /// Whether a change of anything but the server has begun and not ended.
     busy: Cell<bool>,
     damage: Option<Damage>,
@@ -135,6 +139,7 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
             campaign_ns: round::CAMPAIGN_NS,
             promoted: 0,
             message: Vec::with_capacity(raft::MAX_MESSAGE),
+            has_room: true,
             busy: Cell::new(false),
             damage: None,
         };

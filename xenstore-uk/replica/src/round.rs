@@ -74,6 +74,15 @@ pub struct Round {
     pub damage: Option<Damage>,
 }
 
+/// What a step of background work came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// As [`Round::fault`].
+    pub fault: Option<Fault>,
+    /// When there is more to do.
+    pub wake_at_ns: u64,
+}
+
 impl<M, A, L> Replica<M, A, L>
 where
     M: SharedMemory + Clone,
@@ -93,21 +102,27 @@ where
         self.execute(now_ns, host, &mut round);
         self.serve(now_ns, host, &mut round);
         self.act(host);
-        let has_room = self.propose(now_ns);
+        self.has_room = self.propose(now_ns);
         self.say(now_ns, host);
         let status = self.node.status();
         // A replica that waits for a snapshot has entries that it cannot execute yet.
         round.more |= status.commit > status.applied && !status.restoring;
-        if !round.more && round.fault.is_none() {
-            round.fault = self.machine.server.idle_step(now_ns);
-            let idle_ns = self.machine.server.next_deadline(now_ns);
-            let due_ns = [self.node.poll_deadline(), self.campaign_at_ns];
-            round.wake_at_ns = due_ns.into_iter().flatten().chain([idle_ns]).min();
-            // A step of sweeping was ordered.
-            round.more = has_room && self.serves() && self.machine.server.has_orders();
-        }
+        let due_ns = [self.node.poll_deadline(), self.campaign_at_ns];
+        round.wake_at_ns = due_ns.into_iter().flatten().min();
         round.damage = self.damage;
         round
+    }
+
+    /// A bounded step of what nobody waits for, after a round that left nothing to do at once.
+    pub fn idle(&mut self, now_ns: u64) -> Idle {
+        let server = &mut self.machine.server;
+        let fault = server.idle_step(now_ns);
+        let mut wake_at_ns = server.next_deadline(now_ns);
+        // The next round proposes what was ordered, a step of sweeping for example.
+        if self.has_room && self.serves() && self.machine.server.has_orders() {
+            wake_at_ns = now_ns;
+        }
+        Idle { fault, wake_at_ns }
     }
 
     /// Whether this replica may answer.

@@ -14,7 +14,7 @@ use runtime::{FabricMemory, Hypervisor, Survivor};
 use service::ids::{self, PEERS, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
-use store::{Action, Config, Origin, Progress, Quota, Reports, Server, Stats, Strength};
+use store::{Action, Config, Fault, Origin, Progress, Quota, Reports, Server, Stats, Strength};
 
 use crate::Fabric;
 use crate::mail::Mail;
@@ -125,7 +125,7 @@ impl Shell {
     }
 
     /// A guest that has no seat since a recovery says that there is something: perhaps it grants
-    /// its ring again. It waits for the leader's next round.
+    /// its ring again. A replica that follows maps it only.
     fn seat_again(&mut self, slot: u16) {
         let Some(domid) = self.seats.without_seat(slot) else { return };
         let server = self.replica.server_mut();
@@ -166,21 +166,34 @@ impl Shell {
         if core::mem::take(&mut self.is_news) {
             out.kick(ids::RELAY);
         }
-        let Self { replica, seats, mail, relay, is_news, damaged, .. } = self;
+        let Self { replica, seats, mail, relay, is_news, .. } = self;
         let named = Relay { epoch: *relay, is_ours: *relay != 0 };
         let mut outside = Outside { seats, mail, out, tell, relay: *relay };
         let round = replica.round(now_ns, named, &mut outside);
         *is_news = round.has_taken_over;
         if let Some(fault) = round.fault {
-            // What is in memory is not what was written: the next life reads it back.
-            *damaged = true;
-            panic!("memory is damaged: {fault:?}");
+            self.end_damaged(fault);
         }
         if let Some(damage) = round.damage {
-            *damaged = true;
+            self.damaged = true;
             panic!("the log is damaged: {damage:?}");
         }
         Step { completed: round.completed, more: round.more, wake_at_ns: round.wake_at_ns }
+    }
+
+    /// A little of what never hurries. Returns when there is more to do.
+    fn idle(&mut self, now_ns: u64) -> u64 {
+        let idle = self.replica.idle(now_ns);
+        if let Some(fault) = idle.fault {
+            self.end_damaged(fault);
+        }
+        idle.wake_at_ns
+    }
+
+    /// What is in memory is not what was written: the next life reads it back.
+    fn end_damaged(&mut self, fault: Fault) -> ! {
+        self.damaged = true;
+        panic!("memory is damaged: {fault:?}")
     }
 
     /// Counters.
@@ -334,6 +347,19 @@ impl service::Work<Fabric> for Work {
             log.line(now_ns, Level::Warning, text);
         };
         self.shell.modify(|shell| shell.step(now_ns, out, &mut tell))
+    }
+
+    fn idle(&mut self, now_ns: u64) -> Option<u64> {
+        let wake_at_ns = self.shell.modify(|shell| shell.idle(now_ns));
+        let repaired = self.shell.read(Shell::stats).repaired_records;
+        let count = repaired - core::mem::replace(&mut self.repaired, repaired);
+        if count > 0 {
+            // A fault that needed no recovery is news all the same: memory is failing.
+            let text =
+                format_args!("@{{\"event\":\"rewritten\",\"records\":{count},\"at\":{now_ns}}}");
+            self.log.get_mut().line(now_ns, Level::Warning, text);
+        }
+        Some(wake_at_ns)
     }
 
     fn dump(&self, now_ns: u64) {

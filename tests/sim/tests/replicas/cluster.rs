@@ -336,12 +336,14 @@ impl Cluster {
         };
         let round = live.round(self.now_ns, relay, &mut outside);
         assert_eq!(outside.number, number);
+        let idle_fault = if round.more { None } else { live.idle(self.now_ns).fault };
         if unit.budget.is_exhausted() {
             let back_at = self.round + 1 + self.random(200);
             self.kill(place, back_at);
             return;
         }
-        assert_eq!((round.fault, round.damage), (None, None), "replica {number}");
+        let found = (round.fault, idle_fault, round.damage);
+        assert_eq!(found, (None, None, None), "replica {number}");
         unit.rounds_served += u64::from(live.serves());
     }
 
