@@ -1,9 +1,9 @@
 //! Watching and recovering: what the supervisor is shown of each unit, and what is done when it
 //! decides.
 
-use abi::{Control, DomainInfo, DomainState, Port, ShutdownReason, XenError};
+use abi::{Control, DomainInfo, DomainState, Frame, Port, ShutdownReason, XenError};
 use fabric::control::Rung;
-use fabric::epitaph::Reason;
+use fabric::epitaph::{Epitaph, Reason};
 use fabric::health::State;
 use fabric::{Epoch, SharedMemory};
 use recovery::{Action, Actions, Event, Pause, Plan, Policy, Report, Run, Sample, Supervisor};
@@ -105,37 +105,68 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// Takes the units over from a former life of ours, as Xen and their pages show them. What was
-    /// in the middle of a job is built again.
+    /// Takes the units over from a former life of ours, as Xen, their pages and their epitaphs show
+    /// them. A recovery that was decided is carried out; what else is not in order is built again.
     pub fn find_units_again(&mut self, frames: &Frames) {
         self.find_unfinished_again();
         let now_ns = self.xen.now_ns();
+        let mut is_sound = [false; UNITS];
         for (index, frames) in frames.iter().enumerate() {
-            let unit = &mut self.units[index];
-            let ours = (1..MAX_PORTS as u32).map(Port);
-            unit.port = ours.clone().find(|port| unit.owns_port(self.xen, *port));
-            if let Some(port) = unit.port {
-                self.routes.set(port, Route::Unit(index as u8));
-            }
-            let info = self.xen.domain_info(unit.domid).ok().flatten();
-            let sound = info.filter(|info| !info.paused && unit.port.is_some());
+            is_sound[index] = self.find_again(index, frames);
+            let unit = &self.units[index];
             self.supervisor.adopt(now_ns, index, unit.life, unit.ping, unit.says_it_serves());
-            if let Some(info) = sound {
-                unit.is_running = true;
-                unit.shared_info = info.shared_info;
-                unit.entry = Some(unit.plan.entry(frames, 0));
-                // What it did while we were away, and what we were told of it, is looked at once.
-                unit.ring_again();
-            } else {
-                self.tell_supervisor(index, Event::Failed(Reason::Gone));
-            }
         }
+        // All are known before one of them is recovered: that may concern the others.
         self.adopt_relay();
+        for index in (0..UNITS).filter(|index| !is_sound[*index]) {
+            self.take_up_recovery(index);
+        }
+        self.name_leader();
         self.xen.raise_all();
         self.scan_units();
         for index in 0..self.units.len() {
             self.hand(index, ids::DOMAINS);
             self.pass_on_everything(index);
+        }
+    }
+
+    /// Finds out how a unit stands. True: it runs.
+    fn find_again(&mut self, index: usize, frames: &[Frame]) -> bool {
+        let unit = &mut self.units[index];
+        unit.port = (1..MAX_PORTS as u32).map(Port).find(|port| unit.owns_port(self.xen, *port));
+        if let Some(port) = unit.port {
+            self.routes.set(port, Route::Unit(index as u8));
+        }
+        let Some(info) = self.xen.domain_info(unit.domid).ok().flatten() else { return false };
+        if unit.port.is_none() {
+            return false;
+        }
+        unit.shared_info = info.shared_info;
+        unit.entry = Some(unit.plan.entry(frames, 0));
+        unit.is_fenced = info.paused;
+        unit.is_running = !info.paused;
+        // What it did while we were away, and what we were told of it, is looked at once.
+        unit.ring_again();
+        unit.is_running
+    }
+
+    /// Recovers a unit that a former life of ours had fenced, as was decided then: its epitaph says
+    /// so, if it was kept already.
+    fn take_up_recovery(&mut self, index: usize) {
+        let unit = &mut self.units[index];
+        let is_its =
+            |kept: &&Epitaph| kept.unit.as_str() == unit.config.name && kept.epoch == unit.life;
+        let decided = self.epitaphs.iter().filter(is_its).last();
+        let decided = decided.map(|kept| (kept.rung, kept.reason, kept.time_ns));
+        match decided {
+            Some((rung @ (Rung::Microreset | Rung::Microreboot), reason, time_ns))
+                if unit.is_fenced =>
+            {
+                unit.open_incident(reason, time_ns);
+                let actions = self.supervisor.take_up(index, rung);
+                self.carry_out(&actions);
+            }
+            _ => self.tell_supervisor(index, Event::Failed(Reason::Gone)),
         }
     }
 

@@ -126,6 +126,15 @@ impl<const N: usize> Supervisor<N> {
         };
     }
 
+    /// After a recovery of the orchestrator itself, and after [`Supervisor::adopt`]: what is done
+    /// about the failure of `unit` was decided, but not carried out. It is fenced, and its epitaph
+    /// is kept.
+    pub fn take_up(&mut self, unit: usize, rung: Rung) -> Actions {
+        let mut actions = Actions::new();
+        self.recover(unit, rung, &mut actions);
+        actions
+    }
+
     /// Work was handed over to `unit`. Cheap; returns whether [`Supervisor::wake_at`] may have
     /// changed.
     pub fn handed(&mut self, now_ns: u64, unit: usize) -> bool {

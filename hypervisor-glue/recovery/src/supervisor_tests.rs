@@ -329,6 +329,18 @@ fn an_adopted_unit_is_judged_like_any_other() {
 }
 
 #[test]
+fn a_recovery_that_was_decided_is_taken_up_without_a_further_failure() {
+    let mut supervisor = Supervisor::new(&PLANS);
+    supervisor.adopt(100, STORE, 4, 2, true);
+    supervisor.adopt(100, TOOL, 3, 0, true);
+    let actions = list(supervisor.take_up(STORE, Rung::Microreset));
+    assert_eq!(actions, [recover(STORE, Rung::Microreset, 5)]);
+    assert!(!supervisor.is_serving(STORE) && supervisor.is_serving(TOOL));
+    // What is still heard of the former life changes nothing.
+    assert_eq!(list(supervisor.handle(101, STORE, Event::Failed(Reason::Gone))), []);
+}
+
+#[test]
 fn the_operator_is_refused_while_a_recovery_runs() {
     let mut supervisor = alone();
     let actions = list(supervisor.handle(1, 0, Event::Restart(Rung::First)));

@@ -108,7 +108,7 @@ fn an_epitaph_survives_a_failure_of_the_orchestrator() {
     let mut world = World::new();
     let machine = world.machine.clone();
     world.boot(|host, services| {
-        crash(&machine, TOOL_DOMAIN);
+        crash(&machine, STORE_DOMAIN);
         settle_until(host, services, |host| host.host.unfinished.is_some());
     });
     world.recover(|host, services| {
@@ -116,7 +116,7 @@ fn an_epitaph_survives_a_failure_of_the_orchestrator() {
         assert_eq!(host.host.unfinished, None);
         let epitaphs: Vec<_> = host.host.epitaphs.iter().collect();
         assert_eq!(epitaphs.len(), 1);
-        assert_eq!(epitaphs[0].unit.as_str(), "tool-uk");
+        assert_eq!(epitaphs[0].unit.as_str(), "xenstore-uk");
     });
 }
 
