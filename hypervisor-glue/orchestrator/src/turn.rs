@@ -167,10 +167,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let fault_ns = self.injector.as_ref().and_then(Injector::due_ns);
         let now_ns = self.host.xen.now_ns();
         let loud_ns = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
-        let due = [fault_ns, loud_ns, self.watchdog.due_ns(), self.host.relay.due_ns()]
-            .into_iter()
-            .flatten()
-            .min();
+        let (watchdog_ns, relay_ns) = (self.watchdog.due_ns(), self.host.relay.due_ns());
+        let due = [fault_ns, loud_ns, watchdog_ns, relay_ns, self.host.compare_at_ns];
+        let due = due.into_iter().flatten().min();
         self.host.arm_timer(due);
     }
 
