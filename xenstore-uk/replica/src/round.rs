@@ -205,11 +205,6 @@ where
                 round.fault = round.fault.or(progress.fault);
             }
             self.act(host);
-            if progress.loaded {
-                // Several pieces of a store, each of them a progress, would together look like a
-                // hang: it is told after each.
-                break;
-            }
         }
         while let Some(event) = self.node.poll_event() {
             match event {
@@ -244,6 +239,11 @@ where
                 return;
             }
             self.act(host);
+            if progress.loaded {
+                // Several pieces of a store, each of them a progress, would together look like a
+                // hang: it is told after each.
+                break;
+            }
         }
         round.more = true;
     }

@@ -100,6 +100,7 @@ mod tests {
             detected: Some(1_000 * index + 30),
             repaired: Some(1_000 * index + gap),
             rung: Some(rung),
+            overwritten: None,
         };
         let mut totals: Vec<(String, u64)> =
             MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
