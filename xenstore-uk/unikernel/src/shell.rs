@@ -169,10 +169,10 @@ impl Shell {
                 self.damaged = true;
                 panic!("memory is damaged: {fault:?}");
             }
-            step.completed += u64::from(progress.executed || progress.notify || progress.loaded);
+            step.completed += u64::from(progress.executed || progress.notify || progress.advanced);
             self.act(out, tell);
-            if progress.loaded {
-                // Several pieces of a store, each of them a progress, would together look like a
+            if progress.advanced {
+                // Several pieces of longer work, each of them a progress, would together look like a
                 // hang: it is told after each.
                 break;
             }

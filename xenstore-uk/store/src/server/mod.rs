@@ -46,8 +46,9 @@ pub struct Progress {
     pub notify: bool,
     /// A request was executed.
     pub executed: bool,
-    /// A piece of a reloaded store was made for a request, which needs more of it.
-    pub loaded: bool,
+    /// A piece of longer work was done, and there is more of it: nodes of a reloaded store for a
+    /// request, or lost events that are made again.
+    pub advanced: bool,
     /// Damage was found; the request has not been answered.
     pub fault: Option<Fault>,
 }

@@ -79,7 +79,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         match self.take(client, ring, progress)? {
             Taken::Part => {
                 self.mutating.set(true);
-                progress.more |= self.rebuild_step(client);
+                progress.advanced = self.rebuild_step(client);
+                progress.more |= progress.advanced;
                 self.mutating.set(false);
                 Ok(())
             }
@@ -96,7 +97,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                     return Ok(());
                 }
                 if !self.is_loaded_for(client, &header, len) {
-                    progress.loaded = true;
+                    progress.advanced = true;
                     progress.more = true;
                     return Ok(());
                 }

@@ -220,6 +220,9 @@ impl Host {
             let ring = self.ring(info.domid);
             let progress = self.server.serve(client, &ring, self.now_ns);
             assert_eq!(progress.fault, None);
+            // Whoever counts progress must not take a server that goes on for a loop.
+            let is_progress = progress.executed || progress.notify || progress.advanced;
+            assert!(is_progress || !progress.more, "{progress:?}");
             self.notified += u64::from(progress.notify);
             // A server that died before it could ring has not rung.
             if progress.notify && !self.budget.is_exhausted() {
