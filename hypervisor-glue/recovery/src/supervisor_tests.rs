@@ -151,11 +151,11 @@ fn a_hang_is_a_matter_of_received_cpu_time() {
     assert!(!supervisor.handed(1_000_001, 0), "the timer is armed already");
     assert_eq!(look(&mut supervisor, 0, busy(1)), (1_250_000, vec![]));
     let after = |cpu: u64| Sample { cpu_time_ns: 1_000_000 + cpu, ..busy(1) };
-    // It received 100 us of 250: no verdict before the other 400 can have been received.
+    // It received 100 us of 250: another half of the limit, as it may go on and hang then.
     assert_eq!(look(&mut supervisor, 0, after(100_000)), (1_500_000, vec![]));
-    assert_eq!(look(&mut supervisor, 0, after(490_000)), (1_900_000, vec![]));
+    assert_eq!(look(&mut supervisor, 0, after(490_000)), (1_750_000, vec![]));
     let (at, actions) = look(&mut supervisor, 0, after(500_000));
-    assert_eq!((at, actions), (1_950_000, failure(0, Reason::Hang, Rung::Microreset, 2)));
+    assert_eq!((at, actions), (1_800_000, failure(0, Reason::Hang, Rung::Microreset, 2)));
 }
 
 #[test]
@@ -416,6 +416,26 @@ impl Model {
             }
         }
         None
+    }
+}
+
+/// The unit goes on right after a look that found it slow for want of CPU time, and hangs then.
+#[test]
+fn a_hang_that_follows_little_cpu_time_is_seen_in_time() {
+    let limit = POLICY.hang_limit_ns * 3 / 2 + LOOK_MIN_NS + 2 * STEP_NS;
+    for item_ns in (50_000..400_000).step_by(35_000) {
+        for (share, hangs_at) in (2..6).flat_map(|share| (0..300).map(move |at| (share, at))) {
+            let mut model = Model::new(item_ns);
+            model.hand_over();
+            for step in 0..hangs_at {
+                assert_eq!(model.step(step % share == 0), None);
+            }
+            model.is_hung = true;
+            model.hand_over();
+            let steps = (0..1_000).take_while(|_| model.step(true).is_none()).count();
+            assert!(steps < 1_000, "never seen");
+            assert!(model.hung_ns <= limit, "{} ns: {item_ns}, {share}, {hangs_at}", model.hung_ns);
+        }
     }
 }
 

@@ -160,8 +160,10 @@ impl Watch {
         else {
             return Verdict::Failed(Reason::Hang);
         };
-        // CPU time passes no faster than time: before that the limit cannot be reached.
-        let wake_at_ns = now_ns + left_ns.max(LOOK_MIN_NS);
+        // CPU time passes no faster than time: before that the limit cannot be reached. But a unit
+        // that goes on, and hangs then, is marked anew only by the next look.
+        let wake_ns = left_ns.min(Self::first_look_ns(policy)).max(LOOK_MIN_NS);
+        let wake_at_ns = now_ns + wake_ns;
         let for_ns = now_ns - mark.at_ns;
         if for_ns < STARVED_NS || self.is_starved {
             return Verdict::Busy { wake_at_ns };
