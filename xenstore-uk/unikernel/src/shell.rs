@@ -172,8 +172,8 @@ impl Shell {
             step.completed += u64::from(progress.executed || progress.notify || progress.advanced);
             self.act(out, tell);
             if progress.advanced {
-                // Several pieces of longer work, each of them a progress, would together look like a
-                // hang: it is told after each.
+                // Several pieces of longer work, each of them a progress, would together look like
+                // a hang: it is told after each.
                 break;
             }
         }
