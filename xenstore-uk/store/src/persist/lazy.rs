@@ -118,7 +118,6 @@ impl<M: SharedMemory> SlotStore<M> {
                 self.load_node(child, unloaded.since).ok_or(Damaged { record: child })?;
             if reach.nodes > 0
                 && reach.levels > 0
-                && !unloaded.is_wide(child)
                 && let Made::All(below) = self.load_children(unloaded, child, reach)?
             {
                 Rc::get_mut(&mut node).expect("nobody shares it").children = below;
