@@ -24,7 +24,7 @@ pub enum Kind {
 
 impl Kind {
     /// The number in a slot.
-    pub fn raw(self) -> u8 {
+    pub const fn raw(self) -> u8 {
         match self {
             Self::Node => 1,
             Self::Watch => 2,

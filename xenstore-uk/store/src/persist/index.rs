@@ -124,7 +124,7 @@ impl Entry {
 }
 
 /// [`Kind::Node`] in an entry.
-const NODE: u8 = 1;
+const NODE: u8 = Kind::Node.raw();
 
 /// A change that the next commit makes.
 #[derive(Clone, Copy, Debug)]
