@@ -196,6 +196,23 @@ fn a_transaction_on_a_store_that_is_not_made_yet_sees_it_as_it_was() {
     }
 }
 
+/// Serves the tool domain's request, and answers how many pieces of the store that needed.
+fn pieces_until_executed(host: &mut Host, client: u16) -> usize {
+    let ring = host.ring(TOOL);
+    let mut pieces = 0;
+    loop {
+        host.server.kick(client);
+        assert_eq!(host.server.next_ready(0), Some(client));
+        let progress = host.server.serve(client, &ring, 0);
+        assert!(progress.advanced != progress.executed, "one of both: {progress:?}");
+        if progress.executed {
+            return pieces;
+        }
+        assert!(progress.more);
+        pieces += 1;
+    }
+}
+
 /// The whole store is made piece by piece after a restart, so that a watcher who counts progress
 /// never takes the making of a large store for a hang.
 #[test]
@@ -208,19 +225,7 @@ fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
     host.restart();
     let client = host.server.connection_of(TOOL).expect("it is connected");
     host.guests.get_mut(&TOOL).expect("a guest").send(O::Remove, 0, b"/d0\0");
-    let ring = host.ring(TOOL);
-    let mut pieces = 0;
-    loop {
-        host.server.kick(client);
-        assert_eq!(host.server.next_ready(0), Some(client));
-        let progress = host.server.serve(client, &ring, 0);
-        assert!(progress.advanced != progress.executed, "one of both: {progress:?}");
-        if progress.executed {
-            break;
-        }
-        assert!(progress.more);
-        pieces += 1;
-    }
+    let pieces = pieces_until_executed(&mut host, client);
     assert!((10..=DIRECTORIES).contains(&pieces), "{pieces} pieces");
     let guest = host.guests.get_mut(&TOOL).expect("a guest");
     guest.pull(usize::MAX);
@@ -240,18 +245,7 @@ fn a_wide_directory_is_made_in_pieces() {
     host.restart();
     let client = host.server.connection_of(TOOL).expect("it is connected");
     host.guests.get_mut(&TOOL).expect("a guest").send(O::Read, 0, b"/wide/c7/below\0");
-    let ring = host.ring(TOOL);
-    let mut pieces = 0;
-    loop {
-        host.server.kick(client);
-        assert_eq!(host.server.next_ready(0), Some(client));
-        let progress = host.server.serve(client, &ring, 0);
-        if progress.executed {
-            break;
-        }
-        assert!(progress.advanced && progress.more);
-        pieces += 1;
-    }
+    let pieces = pieces_until_executed(&mut host, client);
     assert!((10..CHILDREN / 100).contains(&pieces), "{pieces} pieces");
     let guest = host.guests.get_mut(&TOOL).expect("a guest");
     guest.pull(usize::MAX);
