@@ -4,7 +4,8 @@ use abi::{Access, Control, DomId, Frame, PAGE_SIZE, XenError};
 use api::Grant;
 use fabric::SharedMemory;
 
-/// Pages written in one step: mapping and copying them takes some 40 µs.
+/// Pages written in one step: mapping and copying them takes some 40 µs, with a look at events
+/// behind each.
 const STEP_PAGES: usize = 16;
 /// `GTF_permit_access` (grant_table.h): the entry may be mapped.
 const PERMIT_ACCESS: u16 = 1;
@@ -38,7 +39,8 @@ pub enum Copied {
     UpTo(u32),
 }
 
-/// Writes the bytes of `source` from `done` on to the guest's `address + done`, some pages of them.
+/// Writes the bytes of `source` from `done` on to the guest's `address + done`, some pages of them,
+/// and calls `during` behind each.
 ///
 /// # Errors
 /// What Xen says when a page cannot be mapped.
@@ -48,6 +50,7 @@ pub fn copy_step<C: Control>(
     address: u32,
     source: &Source<'_>,
     done: u32,
+    during: &mut dyn FnMut(),
 ) -> Result<Copied, XenError> {
     let from = done as usize;
     let at = address as usize + from;
@@ -59,11 +62,17 @@ pub fn copy_step<C: Control>(
         *frame = Frame(gfn);
     }
     let memory = xen.map_foreign(guest, &frames[..pages], Access::ReadWrite)?;
-    let offset = at % PAGE_SIZE;
     let to = from + (end - at);
-    match source {
-        Source::Bytes(bytes) => memory.write(offset, &bytes[from..to]),
-        Source::Zeros(_) => memory.fill(offset, to - from, 0),
+    let mut next = at;
+    while next < end {
+        let page_end = end.min((next / PAGE_SIZE + 1) * PAGE_SIZE);
+        let (offset, part) = (next - first_page * PAGE_SIZE, from + (next - at));
+        match source {
+            Source::Bytes(bytes) => memory.write(offset, &bytes[part..part + (page_end - next)]),
+            Source::Zeros(_) => memory.fill(offset, page_end - next, 0),
+        }
+        next = page_end;
+        during();
     }
     Ok(if to == source.len() { Copied::All } else { Copied::UpTo(to as u32) })
 }

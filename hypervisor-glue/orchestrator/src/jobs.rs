@@ -82,6 +82,12 @@ impl<'a, M: SharedMemory> Jobs<'a, M> {
         self.by_unit.iter().all(Option::is_none)
     }
 
+    /// Whether any unit but this one is being built.
+    pub fn builds_another(&self, than: usize) -> bool {
+        let is_built = |job: &Option<Job>| matches!(job, Some(Job::Destroy(_) | Job::Build(..)));
+        self.by_unit.iter().enumerate().any(|(unit, job)| unit != than && is_built(job))
+    }
+
     /// Does one step of one job, units in turn. Returns the unit whose job failed, with what Xen
     /// said; the job is over then.
     ///
@@ -117,14 +123,15 @@ impl<'a, M: SharedMemory> Jobs<'a, M> {
         index: usize,
         mut restore: Restore,
     ) -> Result<Option<Job>, Failed> {
-        let unit = &mut host.units[index];
         let failed = |error| Failed { unit: index, what: "restore", error };
+        let (plan, xen) = (host.units[index].plan, host.xen);
         let done = restore
-            .step(&unit.plan, &self.frames[index], &mut self.pages[index], host.xen)
+            .step(&plan, &self.frames[index], &mut self.pages[index], xen, &mut || host.poll())
             .map_err(|error| failed(error.error))?;
         if !done {
             return Ok(Some(Job::Restore(restore)));
         }
+        let unit = &mut host.units[index];
         unit.next_life(Rung::Microreboot, self.lives[index]);
         unit.entered(host.xen.now_ns());
         unit.enter_again(host.xen, Rung::Microreboot).map_err(failed)?;

@@ -126,13 +126,13 @@ impl<'a, F: SharedMemory + Copy> Operations<'a, F> {
                     .get(*offset as usize..end)
                     .ok_or(Failure::EntryEnds { len: content.len() as u32 })?;
                 let source = guest_memory::Source::Bytes(part);
-                self.copy(xen, *guest, *address, &source)
+                self.copy(host, *guest, *address, &source)
             }
             Operation::Zero { guest, address, len } => {
-                self.copy(xen, *guest, *address, &guest_memory::Source::Zeros(*len))
+                self.copy(host, *guest, *address, &guest_memory::Source::Zeros(*len))
             }
             Operation::Write { guest, address, bytes } => {
-                self.copy(xen, *guest, *address, &guest_memory::Source::Bytes(bytes))
+                self.copy(host, *guest, *address, &guest_memory::Source::Bytes(bytes))
             }
             Operation::ReadArchive { entry, offset, len } => {
                 read_archive(&self.archive, entry, *offset, *len, bytes)
@@ -170,12 +170,14 @@ impl<'a, F: SharedMemory + Copy> Operations<'a, F> {
     /// Copies the next piece of `source` into the guest.
     fn copy<C: Control>(
         &mut self,
-        xen: &C,
+        host: &mut Host<'_, C, F>,
         guest: GuestId,
         address: u32,
         source: &guest_memory::Source<'_>,
     ) -> Result<Option<Outcome<'static>>, Failure> {
-        match guest_memory::copy_step(xen, guest_id(guest), address, source, self.done)? {
+        let (xen, id, done) = (host.xen, guest_id(guest), self.done);
+        let mut during = || host.poll();
+        match guest_memory::copy_step(xen, id, address, source, done, &mut during)? {
             Copied::All => Ok(Some(Outcome::Done)),
             Copied::UpTo(done) => {
                 self.done = done;
@@ -249,8 +251,9 @@ fn create<C: Control, F: SharedMemory + Copy>(
 
 /// Pages per extent where the range allows it: Xen looks at events between two extents.
 const EXTENT_ORDER: u32 = 4;
-/// Extents per hypercall: their list lives on the stack.
-const MAX_EXTENTS: usize = 32;
+/// Extents per hypercall. Events are served inside, but the recovery of a unit that needs more than
+/// a microreset begins only behind it.
+const MAX_EXTENTS: usize = 4;
 
 /// Gives the guest the rest of `first_gfn..first_gfn + pages`: what it has beyond `before` is done.
 fn populate<C: Control, F: SharedMemory + Copy>(

@@ -7,8 +7,8 @@ use std::rc::Rc;
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PAGE_SIZE, PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Virq,
-    Width, Xen, XenError,
+    HvmParam, PAGE_SIZE, PciAddress, Port, PortStatus, PvEntry, Registers, Schedule,
+    ShutdownReason, Virq, Width, Xen, XenError,
 };
 use fabric::{HeapMemory, SharedMemory};
 
@@ -327,6 +327,10 @@ impl Control for FakeXen {
 
     fn set_cpu_weight(&self, _: DomId, _: u16) -> Result<(), XenError> {
         Err(XenError::Unsupported)
+    }
+
+    fn schedule(&self) -> Schedule {
+        Schedule::default()
     }
 
     fn set_watchdog(&self, _: Option<u32>) -> Result<(), XenError> {

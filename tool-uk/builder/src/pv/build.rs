@@ -2,14 +2,15 @@
 //! any two of them.
 
 use core::fmt;
+use core::ops::Range;
 
 use abi::{Access, Control, CreateDomain, DomId, Frame, PAGE_SIZE, PvEntry, XenError};
-use fabric::SharedMemory;
+use fabric::{Part, SharedMemory};
 
 use super::Plan;
 
-/// Pages written in one step: mapping costs about 1.2 µs and copying 1 µs per page, so a step
-/// stays well below the 50 µs in which a crash elsewhere must be noticed.
+/// Pages written in one step: mapping costs about 1.2 µs and copying 1 µs per page. Events are
+/// served behind each page: a crash elsewhere must be noticed within 50 µs, most of which is Xen's.
 const STEP_PAGES: usize = 8;
 /// Parts of [`STEP_PAGES`] pages that stay mapped between a build and the restores that follow:
 /// enough for every service's image, and for all services together less than half of the window
@@ -24,8 +25,9 @@ const STEP_TABLES: u32 = 4;
 const EXTENT_ORDER: u32 = 4;
 /// Pages of one extent.
 const EXTENT_PAGES: usize = 1 << EXTENT_ORDER;
-/// Extents per populate call, a long one: events are served inside.
-const STEP_EXTENTS: usize = 32;
+/// Extents per populate call, a long one: events are served inside, but the recovery of a unit that
+/// needs more than a microreset begins only behind it.
+const STEP_EXTENTS: usize = 4;
 
 /// Limits of a service that Xen enforces.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -200,13 +202,13 @@ impl Build {
             Stage::Fill => {
                 let first = plan.filled_pages().start + self.done;
                 let filling = Filling { id: self.id, plan, frames, shared_info: self.shared_info };
-                self.done += filling.fill(first, pages, control)?;
+                self.done += filling.fill(first, pages, control, during)?;
                 if plan.filled_pages().start + self.done == plan.filled_pages().end {
                     self.enter(Stage::Tables);
                 }
             }
             Stage::Tables => {
-                self.done += write_tables(self.id, plan, self.done, frames, control)?;
+                self.done += write_tables(self.id, plan, self.done, frames, control, during)?;
                 if self.done == layout.table_count() {
                     self.enter(Stage::Pin);
                 }
@@ -279,32 +281,44 @@ struct Filling<'a> {
 }
 
 impl Filling<'_> {
-    /// Writes the next of the plan's filled pages, from page `first`; returns how many.
+    /// Writes the next of the plan's filled pages, from page `first`, and calls `during` behind
+    /// each; returns how many.
     fn fill<C: Control>(
         &self,
         first: u32,
         pages: &mut Pages<C::Mapping>,
         control: &C,
+        during: &mut dyn FnMut(),
     ) -> Result<u32, XenError> {
         let filled = self.plan.filled_pages();
         let end = filled.end.min(first + STEP_PAGES as u32);
         let part = (first - filled.start) as usize / STEP_PAGES;
         if let Some(mapping) = pages.parts.get(part) {
-            self.plan.fill(first, self.frames, self.shared_info, mapping);
+            self.write(first..end, mapping, during);
             return Ok(end - first);
         }
         let frames = &self.frames[first as usize..end as usize];
         let mapping = control.map_foreign(self.id, frames, Access::ReadWrite)?;
-        self.plan.fill(first, self.frames, self.shared_info, &mapping);
+        self.write(first..end, &mapping, during);
         if part == pages.parts.len() {
             // What finds no room is unmapped here, and mapped again for each restore.
             let _ = pages.parts.push(mapping);
         }
         Ok(end - first)
     }
+
+    /// Writes these pages into `mapping`, which begins with the first of them.
+    fn write(&self, pages: Range<u32>, mapping: &impl SharedMemory, during: &mut dyn FnMut()) {
+        for (page, at) in pages.zip((0..).step_by(PAGE_SIZE)) {
+            let part = Part::new(mapping, at, PAGE_SIZE);
+            self.plan.fill(page, self.frames, self.shared_info, &part);
+            during();
+        }
+    }
 }
 
-/// Writes the next page tables, from number `first`; returns how many.
+/// Writes the next page tables, from number `first`, and calls `during` behind each; returns how
+/// many.
 ///
 /// They are mapped here only while they are written: Xen refuses to pin a table that is mapped
 /// writable anywhere.
@@ -314,6 +328,7 @@ fn write_tables<C: Control>(
     first: u32,
     frames: &[Frame],
     control: &C,
+    during: &mut dyn FnMut(),
 ) -> Result<u32, XenError> {
     let end = plan.layout().table_count().min(first + STEP_TABLES);
     let start = plan.layout().tables as usize;
@@ -323,6 +338,7 @@ fn write_tables<C: Control>(
     for index in first..end {
         plan.table_page(index, frames, &mut page);
         mapping.write((index - first) as usize * PAGE_SIZE, &page);
+        during();
     }
     Ok(end - first)
 }
@@ -345,8 +361,8 @@ impl Restore {
         Self { id, shared_info, done: 0 }
     }
 
-    /// Writes the next pages, as far as possible through those that are still mapped; true when all
-    /// are written.
+    /// Writes the next pages, as far as possible through those that are still mapped, and calls
+    /// `during` behind each; true when all are written.
     ///
     /// # Errors
     /// [`BuildError`] when Xen refuses the mapping.
@@ -356,6 +372,7 @@ impl Restore {
         frames: &[Frame],
         pages: &mut Pages<C::Mapping>,
         control: &C,
+        during: &mut dyn FnMut(),
     ) -> Result<bool, BuildError> {
         let filled = plan.filled_pages();
         let filling = Filling { id: self.id, plan, frames, shared_info: self.shared_info };
@@ -363,7 +380,7 @@ impl Restore {
         let until = (self.done + STEP_KEPT_PAGES).min(kept_end).max(self.done + 1);
         while self.done < until && filled.start + self.done < filled.end {
             self.done += filling
-                .fill(filled.start + self.done, pages, control)
+                .fill(filled.start + self.done, pages, control, during)
                 .map_err(|error| BuildError { stage: Stage::Fill, error })?;
         }
         Ok(filled.start + self.done == filled.end)

@@ -174,7 +174,7 @@ fn restore_repairs(is_mapped: bool) {
         xen.memory.borrow()[&frame.0].fill(0, 4096, GARBAGE + 1);
     }
     let mut restore = Restore::new(DomId(7), built.shared_info);
-    while !restore.step(&plan, &frames, &mut pages, &xen).unwrap() {}
+    while !restore.step(&plan, &frames, &mut pages, &xen, &mut || {}).unwrap() {}
     let filled = plan.filled_pages();
     for (page, old) in before.iter().enumerate() {
         let now = content(page);

@@ -96,7 +96,7 @@ impl Bench {
         if rung == 2 {
             let mut restore = Restore::new(service, built.shared_info);
             let (frames, pages) = (&self.frames, &mut self.pages);
-            while !restore.step(&self.plan, frames, pages, &xen).expect("restores") {}
+            while !restore.step(&self.plan, frames, pages, &xen, &mut || {}).expect("restores") {}
         }
         xen.reset_vcpu(service).expect("it is paused");
         xen.enter_pv(service, &abi::PvEntry { rung, ..built.entry }).expect("it is paused");
