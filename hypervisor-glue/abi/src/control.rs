@@ -32,6 +32,15 @@ pub enum DomainState {
     Dying,
 }
 
+/// How Xen has scheduled the caller's own vCPU (`vcpu_runstate_info`, vcpu.h).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Schedule {
+    /// System time at which it got the CPU that it runs on.
+    pub running_since_ns: u64,
+    /// Time that it has spent without one since its start, asleep or kept waiting.
+    pub without_cpu_ns: u64,
+}
+
 /// What Xen knows of a domain (`xen_domctl_getdomaininfo`, domctl.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DomainInfo {
@@ -259,4 +268,7 @@ pub trait Control: Xen {
     /// scheduler credit2, which takes 1 to 65,535; every domain begins with 256). Who has used
     /// less of its share runs first when it wakes.
     fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError>;
+
+    /// How Xen has scheduled the caller (`VCPUOP_get_runstate_info`).
+    fn schedule(&self) -> Schedule;
 }

@@ -222,6 +222,17 @@ pub struct SchedWatchdog {
     pub timeout: u32,
 }
 
+/// `vcpu_runstate_info`.
+#[repr(C)]
+#[derive(Default)]
+pub struct RunstateInfo {
+    pub state: u32,
+    pub pad: u32,
+    pub state_entry_ns: u64,
+    /// In each state since the start: running, runnable, blocked, offline.
+    pub time_ns: [u64; 4],
+}
+
 /// `xen_hvm_param`.
 #[repr(C)]
 pub struct HvmParamArgument {
@@ -311,6 +322,7 @@ const _: () = {
     assert!(size_of::<MapGrant>() == 32);
     assert!(size_of::<UnmapGrant>() == 24);
     assert!(size_of::<TimeInfo>() == 32);
+    assert!(size_of::<RunstateInfo>() == 48);
     assert!(size_of::<TrapInfo>() == 16);
     assert!(size_of::<MmuextOp>() == 24);
     assert!(size_of::<DomctlArgument>() == 144);

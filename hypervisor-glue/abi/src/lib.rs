@@ -16,6 +16,7 @@ mod xen;
 
 pub use control::{
     Control, CreateDomain, DomainInfo, DomainState, HvmEntry, HvmParam, PvEntry, Registers,
+    Schedule,
 };
 pub use types::{
     Access, DomId, Frame, GrantRef, PAGE_SIZE, PciAddress, Port, PortStatus, ShutdownReason, Virq,

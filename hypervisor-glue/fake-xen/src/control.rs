@@ -2,7 +2,8 @@
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Width, XenError,
+    HvmParam, PciAddress, Port, PortStatus, PvEntry, Registers, Schedule, ShutdownReason, Width,
+    XenError,
 };
 
 use crate::machine::{Call, Domain, VcpuState};
@@ -338,5 +339,9 @@ impl Control for FakeXen {
             domain.cpu_weight = weight;
             if weight == 0 { Err(XenError::Invalid) } else { Ok(()) }
         })
+    }
+
+    fn schedule(&self) -> Schedule {
+        self.machine.state.borrow().schedule
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use abi::{
     Access, CreateDomain, DomId, DomainState, Frame, GrantRef, HvmEntry, HvmParam, PciAddress,
-    PortStatus, PvEntry, Registers, ShutdownReason, Virq, XenError,
+    PortStatus, PvEntry, Registers, Schedule, ShutdownReason, Virq, XenError,
 };
 
 use crate::mapping::{FakeFabric, FakeMapping};
@@ -159,6 +159,8 @@ type Hook = Box<dyn FnMut(&Machine)>;
 #[derive(Default)]
 pub(crate) struct State {
     pub(crate) now_ns: u64,
+    /// Of the initial domain.
+    pub(crate) schedule: Schedule,
     pub(crate) next_frame: u64,
     pub(crate) domains: BTreeMap<DomId, Domain>,
     pub(crate) mappings: Vec<Mapped>,
@@ -243,6 +245,14 @@ impl Machine {
                 domain.ports.raise_virq(Virq::Timer);
             }
         }
+    }
+
+    /// Somebody else has the initial domain's CPU for so long.
+    pub fn take_cpu(&self, ns: u64) {
+        self.advance(ns);
+        let mut state = self.state.borrow_mut();
+        state.schedule.running_since_ns = state.now_ns;
+        state.schedule.without_cpu_ns += ns;
     }
 
     /// Lets a call fail.

@@ -2,7 +2,8 @@
 
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, Frame, GrantRef, HvmEntry, HvmParam,
-    PciAddress, Port, PortStatus, PvEntry, Registers, ShutdownReason, Virq, Width, Xen, XenError,
+    PciAddress, Port, PortStatus, PvEntry, Registers, Schedule, ShutdownReason, Virq, Width, Xen,
+    XenError,
 };
 
 use crate::inject_own::{Breaking, Point};
@@ -17,7 +18,7 @@ macro_rules! passed_on {
     };
 }
 
-impl<C: Xen> Xen for Breaking<'_, C> {
+impl<C: Control> Xen for Breaking<'_, C> {
     type Mapping = C::Mapping;
 
     fn now_ns(&self) -> u64 {
@@ -33,6 +34,7 @@ impl<C: Xen> Xen for Breaking<'_, C> {
     }
 
     fn next_event(&self) -> Option<Port> {
+        self.timed.look(self.xen);
         self.pass(Point::Poll);
         self.xen.next_event().inspect(|_| self.count_event())
     }
@@ -121,6 +123,10 @@ impl<C: Control> Control for Breaking<'_, C> {
 
     fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError> {
         self.xen.set_cpu_weight(id, weight)
+    }
+
+    fn schedule(&self) -> Schedule {
+        self.xen.schedule()
     }
 
     fn pci_read(&self, at: PciAddress, offset: u8) -> u32 {

@@ -10,6 +10,8 @@ use core::cell::Cell;
 
 use abi::Xen;
 
+use crate::inject_strike::Timed;
+
 /// How long a program point is waited for before any other will do.
 const POINT_NS: u64 = 3_000_000;
 /// Kinds that one plan may name: each once.
@@ -185,6 +187,8 @@ pub struct Breaking<'a, C> {
     plan: Option<Plan>,
     progress: &'a Cell<Progress>,
     break_down: fn(Kind) -> !,
+    /// A fault of a unit, which is looked at before each event.
+    pub(crate) timed: Timed,
 }
 
 impl<'a, C: Xen> Breaking<'a, C> {
@@ -196,7 +200,12 @@ impl<'a, C: Xen> Breaking<'a, C> {
         progress: &'a mut Progress,
         break_down: fn(Kind) -> !,
     ) -> Self {
-        Self { xen, plan, progress: Cell::from_mut(progress), break_down }
+        Self { xen, plan, progress: Cell::from_mut(progress), break_down, timed: Timed::default() }
+    }
+
+    /// Where a fault of a unit is timed.
+    pub fn timed(&self) -> &Timed {
+        &self.timed
     }
 
     /// Counts an event that was taken.

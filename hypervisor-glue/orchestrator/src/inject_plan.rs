@@ -50,15 +50,6 @@ impl Kind {
         (Self::Record(Record::Health), "corrupt-record-health"),
     ];
 
-    /// Whether it changes registers, and so takes effect when the unit runs again.
-    pub fn is_of_registers(self) -> bool {
-        use Kind as K;
-        match self {
-            K::WildJump | K::Undefined | K::WildStack | K::WildRegisters | K::EndlessLoop => true,
-            K::Shutdown | K::Paused | K::FlipPage | K::Record(_) => false,
-        }
-    }
-
     /// The name used in plans and results (`evaluation.md`: a prefix, then detail).
     pub fn name(self) -> &'static str {
         Self::ALL.iter().find(|(kind, _)| *kind == self).map_or("unknown", |(_, name)| name)
@@ -66,6 +57,29 @@ impl Kind {
 
     fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().find(|(_, known)| *known == name).map(|(kind, _)| *kind)
+    }
+}
+
+/// What the orchestrator is in the middle of when a fault comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Span {
+    /// Creating a guest: from its domain's creation to its first instruction.
+    Create,
+    /// Rebuilding another unit: from the end of its old domain until its new one runs.
+    Rebuild,
+}
+
+impl Span {
+    /// The word used in plans and results.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Rebuild => "rebuild",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        [Self::Create, Self::Rebuild].into_iter().find(|span| span.name() == name)
     }
 }
 
@@ -78,6 +92,10 @@ pub enum PlanError<'a> {
     NotANumber(&'a str),
     /// A kind that does not exist, or more kinds than a plan may name.
     UnknownKind(&'a str),
+    /// A span that does not exist.
+    UnknownSpan(&'a str),
+    /// Rebuilds are to be struck, and no other unit is named that is to be rebuilt.
+    NobodyToRebuild,
     /// No kind or no unit is named.
     Incomplete,
 }
@@ -101,6 +119,8 @@ pub struct Plan {
     pub rows: Rows,
     /// Another unit, which is shut down as crashed when a row begins.
     pub with: Option<DomId>,
+    /// Faults come only in the middle of this.
+    pub during: Option<Span>,
 }
 
 impl Plan {
@@ -118,6 +138,7 @@ impl Plan {
             after: 0,
             rows: Rows::single(),
             with: None,
+            during: None,
         };
         for field in text.split(';') {
             let (name, value) = field.split_once(':').ok_or(PlanError::UnknownField(field))?;
@@ -127,6 +148,9 @@ impl Plan {
             match name {
                 "unit" => plan.unit = domid()?,
                 "with" => plan.with = Some(domid()?),
+                "during" => {
+                    plan.during = Some(Span::named(value).ok_or(PlanError::UnknownSpan(value))?);
+                }
                 "row" => plan.rows = Rows::parse(value).ok_or(wrong)?,
                 "count" => plan.count = value.parse().map_err(|_| wrong)?,
                 "seed" => plan.seed = number()?,
@@ -143,6 +167,10 @@ impl Plan {
         }
         if plan.kinds.is_empty() || plan.unit == DomId::ORCHESTRATOR {
             return Err(PlanError::Incomplete);
+        }
+        let other = plan.with.filter(|other| *other != plan.unit);
+        if plan.during == Some(Span::Rebuild) && other.is_none() {
+            return Err(PlanError::NobodyToRebuild);
         }
         Ok(plan)
     }
@@ -162,6 +190,15 @@ mod tests {
     }
 
     #[test]
+    fn a_plan_names_the_span_of_its_faults() {
+        let during = |text| Plan::parse(text).map(|plan| plan.during);
+        assert_eq!(during("unit:1;kinds:hang-loop"), Ok(None));
+        assert_eq!(during("unit:1;kinds:hang-loop;during:create"), Ok(Some(Span::Create)));
+        let rebuild = during("unit:1;with:5;kinds:hang-loop;during:rebuild");
+        assert_eq!(rebuild, Ok(Some(Span::Rebuild)));
+    }
+
+    #[test]
     fn a_wrong_plan_names_its_field() {
         let cases = [
             ("unit:1;kinds:crash-now", PlanError::UnknownKind("crash-now")),
@@ -171,6 +208,9 @@ mod tests {
             ("unit:1", PlanError::Incomplete),
             ("kinds:hang-loop", PlanError::Incomplete),
             ("row:1+0", PlanError::NotANumber("row:1+0")),
+            ("during:boot", PlanError::UnknownSpan("boot")),
+            ("unit:1;kinds:hang-loop;during:rebuild", PlanError::NobodyToRebuild),
+            ("unit:1;with:1;kinds:hang-loop;during:rebuild", PlanError::NobodyToRebuild),
         ];
         for (text, error) in cases {
             assert_eq!(Plan::parse(text), Err(error), "{text}");

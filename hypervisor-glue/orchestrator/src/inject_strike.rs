@@ -1,35 +1,182 @@
 //! When a fault of a unit's registers takes effect: as soon as the unit runs again. What the
-//! orchestrator does before it gives the CPU up is not the fault's.
+//! orchestrator does before it loses the CPU is not the fault's, nor is what others do with it.
+
+use core::cell::Cell;
 
 use abi::{Control, DomId};
 
 use crate::injector::Injected;
 
-/// A fault whose unit has not run since.
+/// CPU time of the unit, and our own time without a CPU, when it was looked last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Baseline {
+    cpu_time_ns: u64,
+    without_cpu_ns: u64,
+}
+
+impl Baseline {
+    /// That of a unit that is stopped: it may run as soon as it no longer is, before the call that
+    /// lets it go on has returned. `None`: nobody knows what CPU time it has had.
+    pub fn of<C: Control>(xen: &C, unit: DomId) -> Option<Self> {
+        let cpu_time_ns = cpu_time_ns(xen, unit)?;
+        Some(Self { cpu_time_ns, without_cpu_ns: xen.schedule().without_cpu_ns })
+    }
+}
+
+/// A fault whose unit has not run since, as far as was looked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Strike {
+    unit: DomId,
     fault: Injected,
-    cpu_time_ns: u64,
+    last: Baseline,
+    has_struck: bool,
 }
 
 impl Strike {
-    /// A fault that was just made of the unit's registers. `None`: nobody knows what CPU time the
-    /// unit has had, and the fault counts from now.
-    pub fn begin<C: Control>(xen: &C, unit: DomId, fault: Injected) -> Option<Self> {
-        Some(Self { fault, cpu_time_ns: cpu_time_ns(xen, unit)? })
+    /// A fault that was made of the unit's registers while it was stopped.
+    pub fn begin(last: Baseline, unit: DomId, fault: Injected) -> Self {
+        Self { unit, fault, last, has_struck: false }
     }
 
-    /// Looks whether the unit has run. Until then the fault takes effect at this instant or later.
-    pub fn look<C: Control>(&mut self, xen: &C, unit: DomId) -> Option<Injected> {
-        if cpu_time_ns(xen, unit) == Some(self.cpu_time_ns) {
-            self.fault.at_ns = xen.now_ns();
-            return None;
+    /// Looks whether the unit had the CPU while we were without; to be called before anything is
+    /// made of an event. The unit ran until we got the CPU back, for as long as Xen says. What the
+    /// look takes is added: it keeps the watcher from seeing the fault.
+    pub fn look<C: Control>(&mut self, xen: &C) {
+        if self.has_struck {
+            return;
         }
-        Some(self.fault)
+        let began_ns = xen.now_ns();
+        let schedule = xen.schedule();
+        if schedule.without_cpu_ns == self.last.without_cpu_ns {
+            return;
+        }
+        self.last.without_cpu_ns = schedule.without_cpu_ns;
+        let ran_ns = self.ran_ns(xen);
+        if ran_ns == Some(0) {
+            return;
+        }
+        self.has_struck = true;
+        if let Some(ran_ns) = ran_ns {
+            let at_ns = schedule.running_since_ns.saturating_sub(ran_ns);
+            self.fault.at_ns = self.fault.at_ns.max(at_ns) + (xen.now_ns() - began_ns);
+        }
+    }
+
+    /// The fault, if its unit has run, perhaps on another CPU. Until then it takes effect at this
+    /// instant or later.
+    pub fn struck<C: Control>(&mut self, xen: &C) -> Option<Injected> {
+        if self.has_struck || self.ran_ns(xen) != Some(0) {
+            return Some(self.fault);
+        }
+        self.fault.at_ns = xen.now_ns();
+        self.last.without_cpu_ns = xen.schedule().without_cpu_ns;
+        None
+    }
+
+    /// CPU time that the unit has had since it was looked last.
+    fn ran_ns<C: Control>(&self, xen: &C) -> Option<u64> {
+        Some(cpu_time_ns(xen, self.unit)?.saturating_sub(self.last.cpu_time_ns))
+    }
+}
+
+/// Where a strike is timed: the injector sets it at the end of a turn, and it is looked at before
+/// each event that the orchestrator takes, as its unit may have run then.
+#[derive(Debug, Default)]
+pub struct Timed(Cell<Option<Strike>>);
+
+impl Timed {
+    /// Begins to time a strike, if there is one.
+    pub fn begin(&self, strike: Option<Strike>) {
+        self.0.set(strike);
+    }
+
+    /// Whether a strike is yet to take effect, as far as was looked.
+    pub fn is_pending(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// Looks whether the unit has run.
+    pub fn look<C: Control>(&self, xen: &C) {
+        if let Some(mut strike) = self.0.get() {
+            strike.look(xen);
+            self.0.set(Some(strike));
+        }
+    }
+
+    /// The fault, once its unit has run into it; says so once. Call it at the end of each turn.
+    pub fn struck<C: Control>(&self, xen: &C) -> Option<Injected> {
+        let mut strike = self.0.get()?;
+        let fault = strike.struck(xen);
+        self.0.set(Some(strike).filter(|_| fault.is_none()));
+        fault
     }
 }
 
 /// CPU time that the unit has had; `None` if it is gone.
 fn cpu_time_ns<C: Control>(xen: &C, unit: DomId) -> Option<u64> {
     xen.domain_info(unit).ok().flatten().map(|info| info.cpu_time_ns)
+}
+
+#[cfg(test)]
+mod tests {
+    use abi::{CreateDomain, Xen};
+    use fake_xen::Machine;
+
+    use super::*;
+    use crate::inject_plan::Kind;
+
+    const UNIT: DomId = DomId(1);
+
+    fn begin() -> (Strike, Machine) {
+        let machine = Machine::new();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        let what = CreateDomain {
+            pvh: false,
+            vcpus: 1,
+            max_memory_kib: 64,
+            max_port: 15,
+            grant_frames: 1,
+            maptrack_frames: 1,
+        };
+        xen.create_domain(UNIT, &what).unwrap();
+        machine.advance(1_000);
+        let at_ns = xen.now_ns();
+        let fault = Injected { number: 0, kind: Kind::WildJump, at_ns, during: None };
+        (Strike::begin(Baseline::of(&xen, UNIT).unwrap(), UNIT, fault), machine)
+    }
+
+    #[test]
+    fn in_the_middle_of_a_long_turn_a_fault_counts_from_the_run_of_its_unit() {
+        let (mut strike, machine) = begin();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        machine.advance(70_000);
+        strike.look(&xen);
+        // Somebody else runs first, then the unit, until it fails.
+        machine.take_cpu(5_000);
+        strike.look(&xen);
+        machine.advance(30_000);
+        let unit_runs_ns = xen.now_ns() + 2_000;
+        machine.take_cpu(2_000 + 9_000);
+        machine.receive_cpu(UNIT, 9_000);
+        machine.advance(40_000);
+        strike.look(&xen);
+        // Its next life runs, too, before the turn ends.
+        machine.take_cpu(60_000);
+        machine.receive_cpu(UNIT, 60_000);
+        strike.look(&xen);
+        assert_eq!(strike.struck(&xen).map(|fault| fault.at_ns), Some(unit_runs_ns));
+    }
+
+    #[test]
+    fn a_unit_with_a_cpu_of_its_own_was_hit_when_it_was_looked_last() {
+        let (mut strike, machine) = begin();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        machine.advance(500);
+        assert_eq!(strike.struck(&xen), None);
+        let looked_ns = xen.now_ns();
+        machine.advance(500);
+        machine.receive_cpu(UNIT, 400);
+        strike.look(&xen);
+        assert_eq!(strike.struck(&xen).map(|fault| fault.at_ns), Some(looked_ns));
+    }
 }

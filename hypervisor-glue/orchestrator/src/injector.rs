@@ -10,14 +10,18 @@
 //! `row:2+10` asks for faults in a row, first two, then ten: the first of a row comes at a seeded
 //! instant, each other one as soon as the unit lives again, in the middle of its recovery. `with:5`
 //! ends another unit at the instant at which a row begins.
+//!
+//! `during:create` has every fault come while the orchestrator creates a guest, `during:rebuild`
+//! while it rebuilds the unit of `with:`, which is ended then until its ladder has come so far. The
+//! injector is told when such a span begins and ends, and chooses seeded instants within it.
 
 use abi::{Access, Control, DomId, DomainState, Frame, ShutdownReason, XenError};
 use fabric::{Epoch, SharedMemory};
 
-use crate::inject_plan::{Kind, Plan};
+use crate::inject_plan::{Kind, Plan, Span};
 use crate::inject_records::{Damager, Record};
 use crate::inject_registers::{Gadgets, changed};
-use crate::inject_strike::Strike;
+use crate::inject_strike::{Baseline, Strike};
 
 /// Longest delay between a piece of work and the fault, so that the unit is still busy with it.
 const MAX_AIM_NS: u64 = 25_000;
@@ -30,6 +34,12 @@ const LAST_STEP_NS: u64 = 1 << 20;
 /// one request comes in. So somebody gets an answer in between, and each fault has a recovery of
 /// its own, however seldom the unit is asked.
 const WORK_BETWEEN: u64 = 8;
+/// The first fault of a span comes within this time of its beginning: a rebuild takes some five
+/// milliseconds. One that the span leaves no time for comes in the next.
+const REBUILD_AIM_NS: u64 = 2_000_000;
+/// A unit that is to be rebuilt is ended this often until it is. Between two lives its back-off
+/// grows up to some milliseconds.
+const END_AGAIN_NS: u64 = 1_000_000;
 /// Time between two steps of a search through a unit's memory, so that others are served, too.
 const SEARCH_PAUSE_NS: u64 = 50_000;
 
@@ -43,6 +53,8 @@ pub struct Injected {
     /// System time at which it took effect: the write of the bit, or the last instant before the
     /// changed vCPU could run.
     pub at_ns: u64,
+    /// The span that the plan wants it in, if it took effect there.
+    pub during: Option<Span>,
 }
 
 /// Where the injector is in its plan.
@@ -85,8 +97,15 @@ pub struct Injector<F> {
     /// For the kinds that damage records.
     damager: Option<Damager<F>>,
     damaged: Option<Damaged>,
-    /// The last fault, until the unit has run into it.
+    /// Of a unit whose registers were just changed.
+    baseline: Option<Baseline>,
+    /// The last fault, if it was one of registers, until somebody times it.
     strike: Option<Strike>,
+    /// Whether the orchestrator is in the middle of what the plan names; always, if it names
+    /// nothing.
+    is_within: bool,
+    /// When the unit that is to be rebuilt may be ended again.
+    end_at_ns: u64,
 }
 
 impl<F: SharedMemory + Copy> Injector<F> {
@@ -96,6 +115,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
         let random = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let net = system::SYSTEM.with_role(system::Role::Net);
         let is_self_driven = net.is_some_and(|net| system::SYSTEM.units[net].domid == plan.unit.0);
+        let is_within = plan.during.is_none();
         Self {
             plan,
             gadgets,
@@ -106,7 +126,10 @@ impl<F: SharedMemory + Copy> Injector<F> {
             is_self_driven,
             damager,
             damaged: None,
+            baseline: None,
             strike: None,
+            is_within,
+            end_at_ns: 0,
         }
     }
 
@@ -115,10 +138,44 @@ impl<F: SharedMemory + Copy> Injector<F> {
         self.plan.unit
     }
 
+    /// In the middle of what its faults are to come.
+    pub fn during(&self) -> Option<Span> {
+        self.plan.during
+    }
+
+    /// Tells it whether the orchestrator is in the middle of that now; call it before the others.
+    pub fn tell_within(&mut self, now_ns: u64, is_within: bool) {
+        if self.is_within == is_within {
+            return;
+        }
+        self.is_within = is_within;
+        let aim_ns = match self.plan.during {
+            Some(Span::Rebuild) => REBUILD_AIM_NS,
+            Some(Span::Create) | None => self.plan.gap_us * 1_000,
+        };
+        match self.aim {
+            Aim::Armed { from_ns, from_work } if is_within => {
+                let from_ns = from_ns.max(now_ns + self.random_below(aim_ns));
+                self.aim = Aim::Armed { from_ns, from_work };
+            }
+            Aim::Armed { .. } | Aim::Firing { .. } if !is_within => {
+                self.arm(now_ns, self.work_seen);
+            }
+            _ => {}
+        }
+    }
+
+    /// Faults that were injected, and those that were planned.
+    pub fn progress(&self) -> (u32, u32) {
+        (self.injected, self.plan.count)
+    }
+
     /// When it wants to be polled, if it waits for a time.
     pub fn due_ns(&self) -> Option<u64> {
         let aim_ns = match self.aim {
-            Aim::Firing { at_ns, .. } => Some(at_ns),
+            // In the middle of longer work there is a turn soon.
+            Aim::Firing { at_ns, .. } => Some(at_ns).filter(|_| self.plan.during.is_none()),
+            Aim::Armed { from_ns, .. } if self.ends_other() => Some(from_ns.max(self.end_at_ns)),
             Aim::Armed { from_ns, .. } if self.is_self_driven => Some(from_ns),
             Aim::Waiting | Aim::Armed { .. } | Aim::Following { .. } | Aim::Done => None,
         };
@@ -126,17 +183,14 @@ impl<F: SharedMemory + Copy> Injector<F> {
         [aim_ns, look_ns].into_iter().flatten().min()
     }
 
-    /// Whether the last fault's unit has not run since, and its instant is yet to come.
-    pub fn is_striking(&self) -> bool {
-        self.strike.is_some()
+    /// The last fault, if its unit has not run since and its instant is yet to come.
+    pub fn take_strike(&mut self) -> Option<Strike> {
+        self.strike.take()
     }
 
-    /// The last fault, once its unit has run into it. Call it at the end of each turn.
-    pub fn struck<C: Control>(&mut self, xen: &C) -> Option<Injected> {
-        let unit = self.plan.unit;
-        let fault = self.strike.as_mut()?.look(xen, unit)?;
-        self.strike = None;
-        Some(fault)
+    /// A fault that has just taken effect: with the span, if it is now.
+    pub fn within(&self, fault: Injected) -> Injected {
+        Injected { during: self.span(), ..fault }
     }
 
     /// Some time before the next fault can come: what was damaged last, if the damage is gone; of
@@ -148,7 +202,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
             Kind::Record(_) => self.damager.as_ref().is_some_and(|damager| !damager.is_left()),
             _ => life == damaged.life,
         };
-        is_gone.then_some(Injected { number, kind, at_ns: now_ns })
+        is_gone.then_some(Injected { number, kind, at_ns: now_ns, during: None })
     }
 
     /// Looks at the clock, at the number of pieces of work handed to the unit so far and at the
@@ -165,10 +219,19 @@ impl<F: SharedMemory + Copy> Injector<F> {
         frames: &[Frame],
     ) -> Result<Option<Injected>, XenError> {
         let now_ns = xen.now_ns();
-        let new_work = self.is_self_driven || work != self.work_seen;
+        // In the middle of longer work a unit is caught that waits for the CPU, whatever its work.
+        let at_any_time = self.is_self_driven || self.plan.during.is_some();
+        let new_work = at_any_time || work != self.work_seen;
         self.work_seen = work;
         match self.aim {
             Aim::Waiting if work >= self.plan.after => self.arm(now_ns, work),
+            Aim::Armed { from_ns, .. }
+                if self.ends_other() && now_ns >= from_ns.max(self.end_at_ns) =>
+            {
+                self.end_at_ns = now_ns + END_AGAIN_NS;
+                self.end_other(xen);
+            }
+            _ if !self.is_within => {}
             Aim::Armed { from_ns, from_work }
                 if new_work && now_ns >= from_ns && (work >= from_work || self.is_self_driven) =>
             {
@@ -185,6 +248,23 @@ impl<F: SharedMemory + Copy> Injector<F> {
             _ => {}
         }
         Ok(None)
+    }
+
+    /// Whether it is for the injector to begin the span: nobody else has a unit rebuilt.
+    fn ends_other(&self) -> bool {
+        self.plan.during == Some(Span::Rebuild) && !self.is_within
+    }
+
+    /// Ends the other unit; one that is away already cannot fall.
+    fn end_other<C: Control>(&self, xen: &C) {
+        if let Some(other) = self.plan.with {
+            let _ = crash(xen, other);
+        }
+    }
+
+    /// The planned span, if it is now.
+    fn span(&self) -> Option<Span> {
+        self.plan.during.filter(|_| self.is_within)
     }
 
     fn arm(&mut self, now_ns: u64, from_work: u64) {
@@ -204,7 +284,9 @@ impl<F: SharedMemory + Copy> Injector<F> {
             self.aim = Aim::Firing { at_ns: now_ns + SEARCH_PAUSE_NS, step_ns };
             return;
         }
-        self.aim = if step_ns > LAST_STEP_NS {
+        self.aim = if self.plan.during.is_some() {
+            Aim::Firing { at_ns: now_ns, step_ns }
+        } else if step_ns > LAST_STEP_NS {
             Aim::Armed { from_ns: now_ns, from_work: self.work_seen }
         } else {
             Aim::Firing { at_ns: now_ns + step_ns, step_ns: 2 * step_ns }
@@ -229,9 +311,9 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
-        let fault = Injected { number, kind, at_ns };
-        self.strike =
-            kind.is_of_registers().then(|| Strike::begin(xen, self.plan.unit, fault)).flatten();
+        let fault = Injected { number, kind, at_ns, during: self.span() };
+        let baseline = self.baseline.take();
+        self.strike = baseline.map(|last| Strike::begin(last, self.plan.unit, fault));
         if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;
             self.damaged = Some(Damaged { number, kind, life, look_at_ns });
@@ -246,9 +328,8 @@ impl<F: SharedMemory + Copy> Injector<F> {
         } else {
             self.arm(at_ns, self.work_seen + WORK_BETWEEN);
         }
-        if let Some(other) = self.plan.with.filter(|_| begins) {
-            // One that is away already cannot fall.
-            let _ = crash(xen, other);
+        if begins && self.plan.during.is_none() {
+            self.end_other(xen);
         }
         Ok(Some(fault))
     }
@@ -266,6 +347,8 @@ impl<F: SharedMemory + Copy> Injector<F> {
             Ok(true) => self.derail(xen, kind),
             other => other.map(|_| false),
         };
+        let is_derailed = result == Ok(true);
+        self.baseline = is_derailed.then(|| Baseline::of(xen, unit)).flatten();
         let at_ns = xen.now_ns();
         xen.unpause(unit)?;
         Ok(result?.then_some(at_ns))
@@ -348,6 +431,7 @@ mod tests {
 
     use super::*;
     use crate::inject_rows::Rows;
+    use crate::inject_strike::Timed;
 
     #[test]
     fn a_sleeping_unit_is_looked_at_again_and_then_with_its_next_work() {
@@ -428,12 +512,14 @@ mod tests {
         assert!(injector.poll(&xen, 1, 1, &[]).unwrap().is_some());
         // The fault comes when the unit runs, not before.
         machine.advance(500);
-        assert_eq!(injector.struck(&xen), None);
+        let timed = Timed::default();
+        timed.begin(injector.take_strike());
+        assert_eq!(timed.struck(&xen), None);
         let at_ns = xen.now_ns();
         machine.advance(500);
         machine.receive_cpu(unit, 1);
-        assert_eq!(injector.struck(&xen).map(|fault| fault.at_ns), Some(at_ns));
-        assert!(!injector.is_striking() && injector.struck(&xen).is_none(), "it says so once");
+        assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(at_ns));
+        assert!(!timed.is_pending() && timed.struck(&xen).is_none(), "it says so once");
         // A life that goes on has overwritten them all.
         let look_at_ns = injector.due_ns().expect("it looks what became of them");
         assert_eq!(injector.settled(look_at_ns - 1, 1), None);

@@ -35,6 +35,7 @@ pub mod jobs;
 pub mod keyboard;
 pub mod nic;
 pub mod operations;
+pub mod pace;
 pub mod regions;
 pub mod report;
 pub mod slots;

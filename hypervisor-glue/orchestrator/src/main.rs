@@ -12,6 +12,7 @@ use orchestrator::inject_own::{Breaking, Kind, Progress};
 use orchestrator::jobs::{Frames, Jobs};
 use orchestrator::keyboard::Keyboard;
 use orchestrator::operations::Operations;
+use orchestrator::pace::Pace;
 use orchestrator::regions::Regions;
 use orchestrator::report::{Line, Note};
 use orchestrator::slots::{Routes, Slots};
@@ -152,10 +153,12 @@ fn start<'a>(
         host,
         jobs: Jobs::new(frames),
         operations: Operations::new(archive, requests, replies),
+        pace: Pace::default(),
         voices: Voices::new(&regions, HEARD.claim()),
         keyboard: Keyboard::new(),
         attachment: Attachment::new(&regions),
         watchdog,
         injector,
+        timed: xen.timed(),
     })
 }

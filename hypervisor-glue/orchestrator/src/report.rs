@@ -297,14 +297,17 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
 }
 
 fn describe_fault(line: &mut Line, event: &str, domid: DomId, fault: &Injected) {
+    let Injected { number, kind, at_ns, during } = fault;
     line.text.clear();
     line.say(format_args!(
-        "@{{\"event\":\"{event}\",\"number\":{},\"kind\":\"{}\",\"domid\":{},\"at\":{}}}",
-        fault.number,
-        fault.kind.name(),
+        "@{{\"event\":\"{event}\",\"number\":{number},\"kind\":\"{}\",\"domid\":{},\"at\":{at_ns}",
+        kind.name(),
         domid.0,
-        fault.at_ns,
     ));
+    if let Some(span) = during {
+        line.say(format_args!(",\"during\":\"{}\"", span.name()));
+    }
+    line.say(format_args!("}}"));
 }
 
 fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize) {

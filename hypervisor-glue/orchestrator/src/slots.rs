@@ -135,6 +135,8 @@ pub struct Slots<F: SharedMemory + Copy> {
     table: DomainsWriter<Part<F>>,
     slots: [Option<Slot>; SLOTS],
     last_life: Epoch,
+    /// The slot that was looked at last for a guest that waits.
+    looked_at: usize,
 }
 
 impl<F: SharedMemory + Copy> Slots<F> {
@@ -142,7 +144,7 @@ impl<F: SharedMemory + Copy> Slots<F> {
     pub fn new(page: Part<F>) -> Self {
         let table = DomainsWriter::new(page);
         table.initialise();
-        Self { table, slots: [None; SLOTS], last_life: 0 }
+        Self { table, slots: [None; SLOTS], last_life: 0, looked_at: 0 }
     }
 
     /// The slots that a former life of the orchestrator left in the table, with their ports as Xen
@@ -152,7 +154,8 @@ impl<F: SharedMemory + Copy> Slots<F> {
         let found: [_; SLOTS] = core::array::from_fn(|index| reader.get(index));
         let lives = found.iter().flatten().flatten().map(|domain| domain.life);
         let last_life = lives.max().unwrap_or(0);
-        let mut slots = Self { table: DomainsWriter::new(page), slots: [None; SLOTS], last_life };
+        let mut slots =
+            Self { table: DomainsWriter::new(page), slots: [None; SLOTS], last_life, looked_at: 0 };
         let ends = ends(xen);
         for (index, found) in found.iter().enumerate().skip(1) {
             if let Ok(Some(domain)) = found {
@@ -191,6 +194,26 @@ impl<F: SharedMemory + Copy> Slots<F> {
             shutdown_code: 0,
             life: life.unwrap_or(self.last_life),
         })
+    }
+
+    /// Whether a guest is being created: it has a domain and has not run.
+    pub fn has_unfinished(&self) -> bool {
+        self.used().any(|(_, slot)| slot.domain.state == DomainState::Building)
+    }
+
+    /// Whether the next guest that runs, each in its turn, waits for the CPU. It is one question to
+    /// Xen, so that the answer does not take the longer the more guests there are.
+    pub fn next_waits<C: Control>(&mut self, xen: &C) -> bool {
+        let start = self.looked_at + 1;
+        let runs =
+            |at: &usize| self.get(*at).is_some_and(|slot| slot.domain.state == DomainState::Alive);
+        let Some(next) = (start..start + SLOTS).map(|at| at % SLOTS).find(runs) else {
+            return false;
+        };
+        let domid = self.get(next).map(|slot| DomId(slot.domain.domid));
+        self.looked_at = next;
+        let info = domid.and_then(|domid| xen.domain_info(domid).ok().flatten());
+        info.is_some_and(|info| !info.blocked && !info.paused)
     }
 
     /// The slot of a guest.

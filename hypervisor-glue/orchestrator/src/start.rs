@@ -221,11 +221,17 @@ pub fn injector<F: SharedMemory + Copy>(
             PlanError::UnknownField(_) => "a field is unknown",
             PlanError::NotANumber(_) => "a number cannot be read",
             PlanError::UnknownKind(_) => "a kind is unknown, or there are too many",
+            PlanError::UnknownSpan(_) => "`during:` is followed by `create` or `rebuild`",
+            PlanError::NobodyToRebuild => "`during:rebuild` needs another unit, named by `with:`",
             PlanError::Incomplete => "it names no kind, or no unit",
         })
     })?;
-    let index = system::SYSTEM.units.iter().position(|unit| unit.domid == plan.unit.0);
-    let index = index.ok_or(StartError::Injection("there is no unit with this domid"))?;
+    let position = |id: DomId| system::SYSTEM.units.iter().position(|unit| unit.domid == id.0);
+    let no_unit = StartError::Injection("there is no unit with this domid");
+    let index = position(plan.unit).ok_or(no_unit)?;
+    if plan.with.is_some_and(|other| position(other).is_none()) {
+        return Err(no_unit);
+    }
     let unit = &system::SYSTEM.units[index];
     let entry = unit.entry;
     let image = archive.entry(entry).map_err(|error| StartError::Archive { entry, error })?;

@@ -7,10 +7,13 @@ use fabric::{Part, SharedMemory};
 
 use crate::attachment::Attachment;
 use crate::host::Host;
+use crate::inject_plan::Span;
+use crate::inject_strike::Timed;
 use crate::injector::Injector;
 use crate::jobs::Jobs;
 use crate::keyboard::{HELP, Keyboard, Request};
 use crate::operations::Operations;
+use crate::pace::Pace;
 use crate::report::{Line, Note};
 use crate::status;
 use crate::voices::Voices;
@@ -43,6 +46,8 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     pub jobs: Jobs<'a, C::Mapping>,
     /// Work for tool-uk.
     pub operations: Operations<'a, F>,
+    /// How that shares the CPU.
+    pub pace: Pace,
     /// What services and guests have to say.
     pub voices: Voices<'a, F>,
     /// What the operator types.
@@ -53,6 +58,8 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
     pub watchdog: Watchdog,
     /// Fault injection, when the command line asks for it.
     pub injector: Option<Injector<Part<F>>>,
+    /// Its last fault, until that takes effect.
+    pub timed: &'a Timed,
 }
 
 impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
@@ -65,6 +72,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         }
         if next == Next::Sleep {
             self.arm_timer();
+        }
+        if let Next::Power(_) = next {
+            self.tell_unfinished_plan();
         }
         next
     }
@@ -128,7 +138,15 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         };
         let (work, life) = (self.host.units[index].handed, self.host.units[index].life);
         let xen = self.host.xen;
-        if let Some(fault) = injector.struck(xen) {
+        if let Some(span) = injector.during() {
+            let is_within = match span {
+                Span::Create => self.host.slots.has_unfinished(),
+                Span::Rebuild => self.jobs.builds_another(index),
+            };
+            injector.tell_within(xen.now_ns(), is_within);
+        }
+        if let Some(fault) = self.timed.struck(xen) {
+            let fault = injector.within(fault);
             self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
         }
         if let Some(fault) = injector.settled(xen.now_ns(), life) {
@@ -138,7 +156,8 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
             Ok(None) => {}
             Ok(Some(fault)) => {
                 self.host.quiet_until_ns = fault.at_ns + QUIET_AFTER_FAULT_NS;
-                if !injector.is_striking() {
+                self.timed.begin(injector.take_strike());
+                if !self.timed.is_pending() {
                     self.host.notes.add(fault.at_ns, Note::Injected { domid, fault });
                 }
             }
@@ -147,6 +166,21 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
                 self.host.notes.add(xen.now_ns(), note);
             }
         }
+    }
+
+    /// A plan whose instants have not all come is not to be taken for one without effect.
+    fn tell_unfinished_plan(&self) {
+        let Some(injector) = &self.injector else { return };
+        let (injected, planned) = injector.progress();
+        if injected == planned {
+            return;
+        }
+        let mut line = Line::new();
+        line.say(format_args!("{injected} of {planned} planned faults were injected"));
+        if let Some(span) = injector.during() {
+            line.say(format_args!(": they were to come during:{}", span.name()));
+        }
+        line.print(self.host.xen);
     }
 
     /// Turns what the host decided into jobs.
@@ -171,9 +205,13 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     }
 
     fn step_operation(&mut self) -> bool {
-        if self.host.operations_due {
-            self.host.operations_due = self.operations.step(&mut self.host);
+        let began_ns = self.host.xen.now_ns();
+        if !self.host.operations_due || self.pace.is_resting(began_ns) {
+            return false;
         }
+        self.host.operations_due = self.operations.step(&mut self.host);
+        let waits = self.host.slots.next_waits(self.host.xen);
+        self.pace.worked(began_ns, self.host.xen.now_ns(), waits);
         self.host.operations_due
     }
 
@@ -181,7 +219,8 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let fault_ns = self.injector.as_ref().and_then(Injector::due_ns);
         let now_ns = self.host.xen.now_ns();
         let loud_ns = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
-        let due = [fault_ns, loud_ns, self.watchdog.due_ns()].into_iter().flatten().min();
+        let rest_ns = self.pace.due_ns(now_ns).filter(|_| self.host.operations_due);
+        let due = [fault_ns, loud_ns, rest_ns, self.watchdog.due_ns()].into_iter().flatten().min();
         self.host.arm_timer(due);
     }
 

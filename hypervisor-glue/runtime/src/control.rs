@@ -4,12 +4,13 @@ use core::cell::{Cell, UnsafeCell};
 
 use abi::hypercall::{Call, hypercall, outcome};
 use abi::layout::{
-    AcquireResource, HvmParamArgument, MemoryReservation, MmuextOp, SchedRemoteShutdown,
-    SchedWatchdog,
+    AcquireResource, HvmParamArgument, MemoryReservation, MmuextOp, RunstateInfo,
+    SchedRemoteShutdown, SchedWatchdog,
 };
 use abi::{
     Access, Control, CreateDomain, DomId, DomainInfo, DomainState, Frame, GrantRef, HvmEntry,
-    HvmParam, PAGE_SIZE, PciAddress, Port, PvEntry, Registers, ShutdownReason, Width, XenError,
+    HvmParam, PAGE_SIZE, PciAddress, Port, PvEntry, Registers, Schedule, ShutdownReason, Width,
+    XenError,
 };
 use fabric::SharedMemory;
 
@@ -374,5 +375,19 @@ impl Control for Hypervisor {
         // The weight's word also holds the cap on CPU time: 0, none.
         let call = Domctl::new(Operation::Scheduler, id);
         simple(call.u32(0, CREDIT2).u32(4, PUT).u32(8, u32::from(weight))).map(|_| ())
+    }
+
+    fn schedule(&self) -> Schedule {
+        /// `VCPUOP_get_runstate_info`.
+        const GET_RUNSTATE: u64 = 4;
+        let mut info = RunstateInfo::default();
+        let arguments = [GET_RUNSTATE, 0, &raw mut info as u64, 0, 0];
+        // SAFETY: Xen writes one structure; for the own vCPU 0 it cannot fail.
+        let _ = unsafe { hypercall(Call::VcpuOp, arguments) };
+        let [_running, runnable, blocked, offline] = info.time_ns;
+        Schedule {
+            running_since_ns: info.state_entry_ns,
+            without_cpu_ns: runnable + blocked + offline,
+        }
     }
 }

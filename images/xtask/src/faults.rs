@@ -20,6 +20,33 @@ pub struct Plan {
     pub gap_us: u64,
     /// Pieces of work that the unit is handed before the first.
     pub after: u64,
+    /// What the orchestrator is in the middle of when they come.
+    pub during: Option<During>,
+}
+
+/// What the orchestrator is in the middle of when a fault comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum During {
+    /// Creating a guest.
+    Create,
+    /// Rebuilding the unit with this role.
+    Rebuild(Role),
+}
+
+impl During {
+    /// Its word in plans and in the records of faults.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Create => "create",
+            Self::Rebuild(_) => "rebuild",
+        }
+    }
+}
+
+/// The domain of the unit with this role.
+fn domid(role: Role) -> Result<u16> {
+    let unit = SYSTEM.with_role(role).with_context(|| format!("no unit is a {role:?}"))?;
+    Ok(SYSTEM.units[unit].domid)
 }
 
 impl Plan {
@@ -30,13 +57,19 @@ impl Plan {
 
     /// The word that asks for these faults in the unit with this role.
     pub fn word_for(&self, role: Role) -> Result<String> {
-        let unit = SYSTEM.with_role(role).with_context(|| format!("no unit is a {role:?}"))?;
-        let Plan { kinds, count, seed, gap_us, after } = self;
-        Ok(format!(
+        let Plan { kinds, count, seed, gap_us, after, during } = self;
+        let mut word = format!(
             "inject=unit:{};kinds:{};count:{count};seed:{seed};gap_us:{gap_us};after:{after}",
-            SYSTEM.units[unit].domid,
+            domid(role)?,
             kinds.join("+"),
-        ))
+        );
+        if let Some(during) = during {
+            word += &format!(";during:{}", during.word());
+        }
+        if let Some(During::Rebuild(other)) = during {
+            word += &format!(";with:{}", domid(*other)?);
+        }
+        Ok(word)
     }
 }
 
@@ -64,6 +97,9 @@ pub struct Fault {
     /// When a damaged record, or wild registers, were seen to have been overwritten.
     #[serde(default)]
     pub overwritten: Option<u64>,
+    /// What the orchestrator was in the middle of, if the plan asked for that.
+    #[serde(default)]
+    pub during: Option<String>,
 }
 
 impl Fault {
@@ -77,7 +113,8 @@ impl Fault {
         }
         let kind = record.text("kind")?.to_owned();
         let at = record.number("at")?;
-        Some(Fault { kind, at, ..Fault::default() })
+        let during = record.text("during").map(str::to_owned);
+        Some(Fault { kind, at, during, ..Fault::default() })
     }
 
     /// Whether it damaged a record, which may be written anew before anybody reads it.
@@ -217,10 +254,12 @@ mod tests {
     #[test]
     fn the_word_is_what_the_orchestrator_reads() {
         let kinds = vec!["crash-undefined", "hang-loop"];
-        let plan = Plan { kinds, count: 3, seed: 7, gap_us: 1000, after: 50 };
-        assert_eq!(
-            plan.word().unwrap(),
-            "inject=unit:1;kinds:crash-undefined+hang-loop;count:3;seed:7;gap_us:1000;after:50"
-        );
+        let plan = Plan { kinds, count: 3, seed: 7, gap_us: 1000, after: 50, during: None };
+        let word =
+            "inject=unit:1;kinds:crash-undefined+hang-loop;count:3;seed:7;gap_us:1000;after:50";
+        assert_eq!(plan.word().unwrap(), word);
+        let during = |during| Plan { during: Some(during), ..plan.clone() }.word().unwrap();
+        assert_eq!(during(During::Create), format!("{word};during:create"));
+        assert_eq!(during(During::Rebuild(Role::Tool)), format!("{word};during:rebuild;with:5"));
     }
 }

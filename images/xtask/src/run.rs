@@ -138,7 +138,7 @@ fn is_demonstrated(options: &Options, timeline: &Timeline) -> bool {
 /// The demonstration's faults.
 pub fn demonstration(seed: u64) -> Plan {
     let (count, gap_us, after) = (DEMO_FAULTS, DEMO_GAP_US, DEMO_AFTER);
-    Plan { kinds: KINDS.to_vec(), count, seed, gap_us, after }
+    Plan { kinds: KINDS.to_vec(), count, seed, gap_us, after, during: None }
 }
 
 /// The machine that these options describe.

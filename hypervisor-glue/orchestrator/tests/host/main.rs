@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test it fails the test")]
 mod console;
 mod guests;
+mod injecting;
 mod nic;
 mod own;
 mod units;

@@ -15,9 +15,11 @@ use fake_xen::{FakeFabric, FakeXen, Machine, VcpuState};
 use orchestrator::attachment::Attachment;
 use orchestrator::evidence::Kept;
 use orchestrator::host::{Host, UNITS};
+use orchestrator::inject_strike::Timed;
 use orchestrator::jobs::{Frames, Jobs};
 use orchestrator::keyboard::Keyboard;
 use orchestrator::operations::Operations;
+use orchestrator::pace::Pace;
 use orchestrator::regions::Regions;
 use orchestrator::slots::{Routes, Slots};
 use orchestrator::start::{self, Origin};
@@ -90,15 +92,18 @@ impl World {
             host.start_units();
         }
         let (requests, replies) = start::operation_rings(regions);
+        let timed = Timed::default();
         let mut orchestrator = Orchestrator {
             host,
             jobs: Jobs::new(&mut self.frames),
             operations: Operations::new(archive, requests, replies),
+            pace: Pace::default(),
             voices: Voices::new(regions, &mut self.heard),
             keyboard: Keyboard::new(),
             attachment: Attachment::new(regions),
             watchdog: Watchdog::parse(None).unwrap(),
             injector: None,
+            timed: &timed,
         };
         act(&mut orchestrator, &mut self.services)
     }

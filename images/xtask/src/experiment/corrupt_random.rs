@@ -59,7 +59,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 
 fn boot(seed: u64, count: u64) -> Boot<'static> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let plan = Plan { kinds: vec!["flip-page"], count, seed, gap_us: GAP_US, after: AFTER };
+    let plan =
+        Plan { kinds: vec!["flip-page"], count, seed, gap_us: GAP_US, after: AFTER, during: None };
     let (clock, plan) = (Clock::Virtual, Some(plan));
     Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan }
 }

@@ -77,6 +77,11 @@ impl Boot<'_> {
         words: &[String],
         options: &str,
     ) -> Result<(Outcome, Vec<Record>)> {
+        self.follow_script(&self.machine(words, options)?)
+    }
+
+    /// The machine of this boot, with more `words` and `options`.
+    pub fn machine(&self, words: &[String], options: &str) -> Result<Machine> {
         let Boot { name, seed, seconds, clients, .. } = self;
         let work = format!(
             "script:--seed,{seed},--seconds,{seconds},--clients,{clients},--event-limit-s,2,\
@@ -91,8 +96,17 @@ impl Boot<'_> {
             machine.orchestrator_args.push(plan.word()?);
         }
         machine.orchestrator_args.extend(words.iter().cloned());
-        let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
-        follow(&machine, limit, &Guest { does: "script", total: "script-total", unit: UNIT })
+        Ok(machine)
+    }
+
+    /// Boots this machine, waits for the end of the script, and ends it; gives every record, too.
+    pub fn follow_script(&self, machine: &Machine) -> Result<(Outcome, Vec<Record>)> {
+        let limit = Duration::from_secs(BOOT_LIMIT_S + self.seconds * HOST_SECONDS_PER_SECOND);
+        follow(
+            machine,
+            limit,
+            &Guest { does: "script", work: "script", total: "script-total", unit: UNIT },
+        )
     }
 }
 
@@ -100,6 +114,8 @@ impl Boot<'_> {
 pub struct Guest<'a> {
     /// Its work, for messages.
     pub does: &'a str,
+    /// What its `/init` calls that work when it has ended; other guests may end others.
+    pub work: &'a str,
     /// The record that ends it.
     pub total: &'a str,
     /// The unit that is broken.
@@ -114,10 +130,11 @@ pub fn follow(
 ) -> Result<(Outcome, Vec<Record>)> {
     let mut vm = Vm::start(machine, limit)?;
     let awaited = format!("the end of the guest's {}", guest.does);
+    let done = format!("GUEST_DONE work={} ", guest.work);
     let end = vm.wait_for(&awaited, limit, |line, record| {
         let total = record.filter(|r| r.is(guest.total) && !r.source.is_empty());
         // Work that is given up has no total; what follows it ends the waiting.
-        let is_over = line.text.starts_with("(g") && line.text.contains("GUEST_DONE");
+        let is_over = line.text.starts_with("(g") && line.text.contains(&done);
         (total.is_some() || is_over).then(|| total.cloned())
     });
     let records = vm.records().to_vec();

@@ -172,7 +172,8 @@ impl Boot {
         if *rebuilds > 0 {
             let (kinds, gap_us) = (vec!["crash-undefined"], ATTACK_MS * 1_000 / 3);
             // The ordinary guest has booted when the store has had this much work.
-            let plan = Plan { kinds, count: *rebuilds, seed: *seed, gap_us, after: 1_000 };
+            let plan =
+                Plan { kinds, count: *rebuilds, seed: *seed, gap_us, after: 1_000, during: None };
             machine.orchestrator_args.extend([plan.word()?, "rung=3".into()]);
         }
         let mut vm = Vm::start(&machine, LIMIT)?;

@@ -1,6 +1,7 @@
 //! `cargo xtask experiment NAME`: boots hosts, injects faults, measures, and holds the results to
 //! what is promised.
 
+mod busy_faults;
 mod corrupt_random;
 mod false_alarms;
 mod harness;
@@ -42,7 +43,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 8] = [
+const EXPERIMENTS: [Experiment; 9] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -54,6 +55,12 @@ const EXPERIMENTS: [Experiment; 8] = [
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
         runs: 180,
         run: service_faults::run,
+    },
+    Experiment {
+        name: busy_faults::NAME,
+        about: "crashes of xenstore-uk while a guest is created or another unit rebuilt",
+        runs: 60,
+        run: busy_faults::run,
     },
     Experiment {
         name: reload::NAME,

@@ -83,7 +83,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
+    let plan =
+        Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER, during: None };
     let mut machine = Machine::host(&format!("experiment-{NAME}"), Clock::Virtual);
     machine.has_echo = true;
     let work = format!("run:xsload,net,{ECHO},{GATEWAY},{seconds}");
@@ -91,7 +92,7 @@ fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     machine.orchestrator_args.push(plan.word_for(Role::Net)?);
     machine.orchestrator_args.push(format!("rung={rung}"));
     let limit = Duration::from_secs(BOOT_LIMIT_S + seconds * HOST_SECONDS_PER_SECOND);
-    let guest = Guest { does: "stream", total: "net-total", unit: UNIT };
+    let guest = Guest { does: "stream", work: "run", total: "net-total", unit: UNIT };
     Ok(follow(&machine, limit, &guest)?.0)
 }
 

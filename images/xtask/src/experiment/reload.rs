@@ -71,7 +71,7 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 fn boot(seed: u64, count: u64, size: Size) -> Result<Outcome> {
     let after = 1_000 + WORK_PER_NODE * size.nodes;
     let us = count * GAP_US + after * WORK_US;
-    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after };
+    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after, during: None };
     let boot = Boot {
         name: NAME,
         clock: Clock::Virtual,

@@ -135,14 +135,15 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
-    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER };
+    let plan =
+        Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER, during: None };
     Ok(boot_with(plan).observe(&[format!("rung={rung}")])?.0)
 }
 
 /// One boot whose records are damaged.
 fn boot_records(seed: u64, count: u64) -> Result<Outcome> {
     let kinds = RECORD_KINDS.to_vec();
-    boot_with(Plan { kinds, count, seed, gap_us: RECORD_GAP_US, after: AFTER }).run()
+    boot_with(Plan { kinds, count, seed, gap_us: RECORD_GAP_US, after: AFTER, during: None }).run()
 }
 
 fn boot_with(plan: Plan) -> Boot<'static> {

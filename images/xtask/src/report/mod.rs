@@ -138,15 +138,6 @@ impl Report {
         self.samples.iter().flatten().filter(move |sample| sample.kind.starts_with(prefix))
     }
 
-    /// Every kind that occurs, sorted.
-    pub fn kinds(&self) -> Vec<String> {
-        let mut kinds: Vec<String> =
-            self.samples.iter().flatten().map(|sample| sample.kind.clone()).collect();
-        kinds.sort();
-        kinds.dedup();
-        kinds
-    }
-
     /// Adds a value to a measure.
     pub fn measure(&mut self, name: &str, host: &str, value: u64) {
         let measure = self.measures.entry(name.to_owned()).or_default();
@@ -211,7 +202,6 @@ mod tests {
         report.samples = vec![Some(sample("crash-x", 10, 17)), Some(sample("hang-y", 5, 7)), None];
         let detections: Vec<u64> = report.of_kind("crash-").filter_map(Sample::detection).collect();
         assert_eq!(detections, [7]);
-        assert_eq!(report.kinds(), ["crash-x", "hang-y"]);
         assert_eq!(sample("x", 10, 7).detection(), None, "time does not run backwards");
         assert!(!Promise::enough("samples", 30, 29).holds);
         assert!(Promise::enough("samples", 30, 31).holds);

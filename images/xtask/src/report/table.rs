@@ -1,5 +1,7 @@
 //! A report as tables on a terminal.
 
+use std::collections::BTreeSet;
+
 use super::stats::{mean, median, median_interval, worst, worst_name};
 use super::{Report, Sample};
 
@@ -85,8 +87,13 @@ fn faults(report: &Report) -> Table {
         "lost",
         "repeated",
     ]);
-    for kind in report.kinds() {
-        let all: Vec<&Sample> = report.of_kind(&kind).filter(|s| s.kind == kind).collect();
+    let samples = || report.samples.iter().flatten();
+    let groups: BTreeSet<_> = samples().map(|s| (s.kind.as_str(), s.target.as_str())).collect();
+    let targets: BTreeSet<_> = groups.iter().map(|(_, target)| *target).collect();
+    for (kind, target) in groups {
+        let all: Vec<&Sample> =
+            samples().filter(|s| s.kind == kind && s.target == target).collect();
+        let name = if targets.len() > 1 { format!("{kind}, {target}") } else { kind.to_owned() };
         let detection: Vec<u64> = all.iter().filter_map(|s| s.detection()).collect();
         let repair: Vec<u64> = all.iter().filter_map(|s| s.repair()).collect();
         let mut rungs: Vec<u64> = all.iter().filter_map(|s| s.rung).collect();
@@ -94,7 +101,7 @@ fn faults(report: &Report) -> Table {
         rungs.dedup();
         let rungs: Vec<String> = rungs.iter().map(u64::to_string).collect();
         table.row(vec![
-            kind.clone(),
+            name,
             all.len().to_string(),
             all.iter().filter(|s| s.ok).count().to_string(),
             time(median(&detection)),
