@@ -136,6 +136,7 @@ impl Run {
         let report = self.host.restart();
         assert_eq!((report.load.missing_slots, report.load.damaged_slots), (0, 0));
         assert_eq!(report.damaged_areas, 0);
+        assert!(report.is_indexed, "the index is whole after every store");
         self.host.actions();
     }
 

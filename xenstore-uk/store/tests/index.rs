@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::{Host, TOOL};
 use fabric::SharedMemory;
-use store::SLOT_LEN;
+use store::{Config, SLOT_LEN};
 use wire::Operation as O;
 
 /// A store with short and long nodes, some of them gone again, and an index of all.
@@ -51,24 +51,174 @@ fn the_index_is_kept_from_life_to_life() {
     assert!(host.restart().is_indexed);
 }
 
+/// A small store with an index of all.
+fn small() -> Host {
+    let mut host = Host::with_slots(Config::new(9, &[0, TOOL], 4), 256 + 128 * 1024);
+    for directory in 0..4 {
+        for leaf in 0..5 {
+            host.write(TOOL, &format!("/d{directory}/n{leaf}"), &format!("{directory}.{leaf}"));
+        }
+    }
+    host.call(TOOL, O::Watch, &["/d1", "kept"]);
+    host.settle();
+    host.idle();
+    host
+}
+
+/// Sends a request whose execution ends with the given number of stores. Answers whether it was
+/// interrupted.
+fn interrupt(
+    host: &mut Host,
+    stores: u64,
+    transaction: u32,
+    operation: O,
+    strings: &[&str],
+) -> bool {
+    let payload: String = strings.iter().map(|string| format!("{string}\0")).collect();
+    host.budget.limit(stores);
+    let guest = host.guests.get_mut(&TOOL).expect("a guest");
+    guest.send(operation, transaction, payload.as_bytes());
+    host.kick_all();
+    host.run(100);
+    host.budget.is_exhausted()
+}
+
+/// A store is made as it was, and answers the transaction of the request that is interrupted.
+type Prepare = fn(&mut Host) -> u32;
+
+fn nothing(_: &mut Host) -> u32 {
+    0
+}
+
+fn a_transaction(host: &mut Host) -> u32 {
+    host.write(TOOL, "/d2/n3", "2.3");
+    host.call(TOOL, O::Remove, &["/d2/new"]);
+    let open = host.begin(TOOL);
+    host.call_in(TOOL, O::Write, open, &["/d2/n1", "in a transaction"]);
+    host.call_in(TOOL, O::Write, open, &["/d2/new/one", "x"]);
+    host.call_in(TOOL, O::Remove, open, &["/d2/n3"]);
+    open
+}
+
+/// Whatever store is the last of a life, in whatever change: the next one begins by the index, and
+/// finds the state of the last commit (the harness compares it with what all slots say).
 #[test]
-fn an_interrupted_change_leaves_the_state_before_it() {
-    let mut host = host();
-    let digest = host.server.state().digest();
-    // Each store in turn is the last one of a life; what it left is undone or completed.
-    for stores in 0..40 {
+fn an_interrupted_change_costs_no_reading_of_all_slots() {
+    let long = "v".repeat(700);
+    let subtree: Prepare = |host| {
+        (0..5).for_each(|leaf| drop(host.write(TOOL, &format!("/d0/n{leaf}"), "0")));
+        0
+    };
+    let no_new: Prepare = |host| {
+        host.call(TOOL, O::Remove, &["/new"]);
+        0
+    };
+    let unwatched: Prepare = |host| {
+        host.call(TOOL, O::Unwatch, &["/d2", "w"]);
+        0
+    };
+    let watched: Prepare = |host| {
+        host.call(TOOL, O::Watch, &["/d2", "w"]);
+        0
+    };
+    let cases: [(&str, Prepare, O, &[&str]); 9] = [
+        ("a value", nothing, O::Write, &["/d1/n1", "other"]),
+        ("a long value", nothing, O::Write, &["/d1/n2", &long]),
+        ("new nodes", no_new, O::MakeDirectory, &["/new/directory/below"]),
+        ("a subtree goes", subtree, O::Remove, &["/d0"]),
+        ("rights", nothing, O::SetPermissions, &["/d1/n3", "n5", "r16"]),
+        ("a transaction", a_transaction, O::TransactionEnd, &["T"]),
+        ("a transaction is dropped", a_transaction, O::TransactionEnd, &["F"]),
+        ("a watch", unwatched, O::Watch, &["/d2", "w"]),
+        ("a watch goes", watched, O::Unwatch, &["/d2", "w"]),
+    ];
+    for (name, prepare, operation, strings) in cases {
+        let mut host = small();
+        let (mut stores, mut undone, mut is_interrupted) = (0, 0, true);
+        while is_interrupted {
+            let transaction = prepare(&mut host);
+            let state = host.server.state();
+            let (committed, digest) = (state.committed(), state.digest());
+            is_interrupted = interrupt(&mut host, stores, transaction, operation, strings);
+            let report = host.restart();
+            assert!(report.is_indexed, "{name}, store {stores}");
+            let state = host.server.state();
+            if state.committed() == committed {
+                undone += 1;
+                assert_eq!(state.digest(), digest, "{name}, store {stores}");
+            }
+            assert!(state.committed() - committed <= 1, "{name}, store {stores}");
+            host.settle();
+            let guest = host.guests.get_mut(&TOOL).expect("a guest");
+            assert_eq!(guest.replies.drain(..).count(), 1, "{name}, store {stores}");
+            guest.events.clear();
+            stores += 1;
+        }
+        assert!(undone > 15 && stores > undone + 3, "{name}: {undone} of {stores} undone");
+    }
+}
+
+/// The life after a removal that was committed and not cleaned up dies in the middle of that, and
+/// with it the index: what was removed does not come back.
+#[test]
+fn an_interrupted_cleaning_brings_nothing_back() {
+    let removed = |stores| {
+        let mut host = small();
         let committed = host.server.state().committed();
-        host.budget.limit(stores);
-        host.guests.get_mut(&TOOL).expect("a guest").send(O::Write, 0, b"/d1/n1\0other");
-        let _ = catch_unwind(AssertUnwindSafe(|| host.settle()));
+        assert!(interrupt(&mut host, stores, 0, O::Remove, &["/d0"]));
+        (host, committed + 1)
+    };
+    let is_committed = |stores: &u64| {
+        let (mut host, commit) = removed(*stores);
         host.restart();
-        let now = host.server.state().committed();
-        assert!(now == committed || host.server.state().digest() != digest);
+        host.server.state().committed() == commit
+    };
+    let first = (0..).find(is_committed).expect("it is committed some time");
+    let mut cleaned = Vec::new();
+    for stores in 0..40 {
+        let (mut host, commit) = removed(first);
+        host.budget.limit(stores);
+        host.restart_within_budget();
+        let report = host.rebuild();
+        assert!(!report.is_indexed);
+        assert_eq!(host.server.state().committed(), commit, "store {stores}");
+        host.server.finish_loading();
+        assert!(host.server.state().tree().get(b"/d0").is_none(), "store {stores}");
+        cleaned.push(report.load.slots);
+    }
+    let (most, fewest) = (cleaned[0], cleaned[cleaned.len() - 1]);
+    assert!(most > fewest + 5, "{most} slots before, {fewest} after cleaning");
+}
+
+/// A change that overwrites more than the journal holds is finished or undone all the same, by
+/// reading all slots where it was interrupted; else the index is whole after it.
+#[test]
+fn a_change_beyond_the_journal_is_undone_without_the_index() {
+    let (mut by_index, mut by_slots) = (0, 0);
+    let mut host = Host::new();
+    for stores in (0..).step_by(701) {
+        for node in 0..1000 {
+            host.write(TOOL, &format!("/many/{node}"), "x");
+        }
+        host.idle();
+        assert!(host.compare_starts(), "the index is complete");
+        let digest = host.server.state().digest();
+        let committed = host.server.state().committed();
+        let is_interrupted = interrupt(&mut host, stores, 0, O::Remove, &["/many"]);
+        let report = host.restart();
+        *(if report.is_indexed { &mut by_index } else { &mut by_slots }) += 1;
+        let state = host.server.state();
+        let is_undone = state.committed() == committed;
+        assert_eq!(is_undone, state.digest() == digest, "store {stores}");
         host.settle();
         host.guests.get_mut(&TOOL).expect("a guest").replies.clear();
-        host.idle();
-        host.write(TOOL, "/d1/n1", "1.1");
+        assert_eq!(host.read(TOOL, "/many/1"), "ENOENT|");
+        if !is_interrupted {
+            assert!(report.is_indexed, "the index is whole after the change");
+            break;
+        }
     }
+    assert!(by_index > 3 && by_slots > 3, "{by_index} by the index, {by_slots} by all slots");
 }
 
 /// Flips a bit of `memory` in its first `len` bytes.
@@ -111,4 +261,31 @@ fn a_damaged_index_is_not_believed() {
         assert!(!host.restart().is_indexed);
         assert_eq!(host.read(TOOL, "/d5/n1"), "5.1");
     }
+}
+
+/// A bit flips where a life died: the state is that of the last commit, by whatever way.
+#[test]
+fn a_damaged_journal_is_not_believed() {
+    let mut believed = 0;
+    for seed in 0..400 {
+        let mut host = small();
+        assert!(interrupt(&mut host, 20 + seed % 60, 0, O::Write, &["/new/node", "x"]));
+        host.budget.refill();
+        let used = host.server.slots().used_slots() * 24;
+        // Header and entries; or the journal, which ends the memory, with some notes.
+        if seed % 2 == 0 {
+            flip(&host.index, seed, 40 + used);
+        } else {
+            let journal = host.index.len() - (40 + 4096 * 8);
+            let at = journal + (seed as usize * 8) % (40 + 40 * 8);
+            host.index.store_u64(at, host.index.load_u64(at) ^ 1 << (seed * 7 % 64));
+        }
+        believed += u32::from(host.compare_starts());
+        host.restart();
+        host.settle();
+        host.guests.get_mut(&TOOL).expect("a guest").replies.clear();
+        assert_eq!(host.read(TOOL, "/new/node"), "x|");
+        assert_eq!(host.read(TOOL, "/d3/n1"), "3.1");
+    }
+    assert!(believed > 20 && believed < 300, "{believed} starts by the index");
 }

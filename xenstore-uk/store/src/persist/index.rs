@@ -18,25 +18,41 @@
 //!         20  u32 child before it; of the first one, its parent with bit 31 set
 //! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot
 //!     that goes on
+//! ..  the journal of the change at hand ([`crate::persist::journal`])
 //! ```
 //!
-//! It changes only after its commit, so a crash before leaves it true, and a crash in between
-//! leaves a number that is not that of the commit header. The sum tells of damage: a flipped bit
-//! always changes it, as does, but for one time in 2^64, anything else. Memory of zeros is an index
-//! that describes nothing.
+//! It changes right before its commit: the journal is begun, the number is 0 while words are
+//! overwritten, each noted first; then it describes the commit, and the commit header is written.
+//! So wherever a crash comes, the header tells whether the commit happened, and the index describes
+//! it or is brought back to the commit before by the journal. A change that overwrites more than
+//! the journal takes is the exception: after a crash in its midst, the number stays 0 or is not the
+//! header's, and every slot is read.
+//!
+//! The sum tells of damage: a flipped bit always changes it, as does, but for one time in 2^64,
+//! anything else. Memory of zeros is an index that describes nothing.
 
 use alloc::vec::Vec;
 
 use fabric::SharedMemory;
 
 use crate::effects::Kind;
+use crate::persist::journal::{self, JOURNAL_LEN, Journal};
 use crate::persist::slots::NONE;
 
 /// Bytes before the entries.
 const HEADER_LEN: usize = 40;
 
+/// Where the digest lies.
+const DIGEST_AT: usize = 16;
+
+/// Where the counts of nodes and entries lie.
+const COUNTS_AT: usize = 24;
+
 /// Where the sum lies.
 const SUM_AT: usize = 32;
+
+/// What a change overwrites in the header, beside the number.
+const CHANGING: [usize; 3] = [DIGEST_AT, COUNTS_AT, SUM_AT];
 
 /// Bytes of an entry.
 const ENTRY_LEN: usize = 24;
@@ -47,6 +63,11 @@ const FIRST: u32 = 1 << 31;
 /// Bytes that the index of so many slots takes. A record has at least one slot; the first numbers
 /// are taken by none.
 pub const fn index_len(slots: usize) -> usize {
+    journal_at(slots) + JOURNAL_LEN
+}
+
+/// Where the journal begins: behind all that it notes.
+const fn journal_at(slots: usize) -> usize {
     links_at(slots) + slots.next_multiple_of(2) * 4
 }
 
@@ -121,6 +142,15 @@ impl Entry {
             before: (siblings >> 32) as u32,
         }
     }
+
+    #[inline(always)]
+    fn words(&self) -> [u32; 6] {
+        let Self { first_slot, kind, owner, memory, first_child, next, before } = *self;
+        let what = u32::from(kind) | u32::from(owner) << 16;
+        let [first_slot, first_child, next] =
+            [first_slot, first_child, next].map(|number| number.wrapping_add(1));
+        [first_slot, what, memory, first_child, next, before]
+    }
 }
 
 /// [`Kind::Node`] in an entry.
@@ -167,6 +197,8 @@ pub(super) struct Index<M> {
     entries: u32,
     /// The sum over entries and slots as they are now.
     sum: u64,
+    /// What the change at hand overwrites is noted here; `None`: it cannot be undone.
+    journal: Option<Journal>,
     /// Changes of the commit at hand.
     pub pending: Vec<Change>,
     /// The next record to be taken up; `None`: all of them are there.
@@ -179,12 +211,32 @@ impl<M: SharedMemory> Index<M> {
         let wanted = index_len(slots);
         assert!(memory.len() >= wanted, "an index of {} bytes, not {wanted}", memory.len());
         let limit = (slots + RECORDS_BEYOND) as u32;
-        let entries = memory.load_u32(28).min(limit);
-        Self { memory, slots, entries, sum: 0, pending: Vec::new(), building: None }
+        let entries = memory.load_u32(COUNTS_AT + 4).min(limit);
+        let (pending, building) = (Vec::new(), None);
+        Self { memory, slots, entries, sum: 0, journal: None, pending, building }
+    }
+
+    /// The index as of the last commit, whose number is `committed`: if the change for the next one
+    /// was begun, it is undone. `None` if what that takes is damaged.
+    pub fn open(memory: M, slots: usize, committed: u64) -> Option<Self> {
+        let index = Self::new(memory, slots);
+        let memory = index.memory;
+        let (at, next) = (journal_at(slots), committed + 1);
+        if journal::notes_commit(&memory, at, next) {
+            let header = journal::undo(&memory, at, next)?;
+            for (at, word) in CHANGING.iter().zip(header) {
+                memory.store_u64(*at, word);
+            }
+            memory.store_u64(0, committed);
+            journal::clear(&memory, at);
+        }
+        Some(Self::new(memory, slots))
     }
 
     /// Forgets everything, and takes up what the store with this key holds from now on.
     pub fn clear(&mut self, key: u64) {
+        // Before any other word: an interrupted clearing leaves nothing that is believed.
+        self.distrust();
         // Most often nobody has used it: the domain is new.
         if self.memory.load_u64(8) != 0 {
             self.memory.fill(0, index_len(self.slots), 0);
@@ -202,21 +254,33 @@ impl<M: SharedMemory> Index<M> {
         (committed != 0).then(|| Summary {
             committed,
             key: self.memory.load_u64(8),
-            digest: self.memory.load_u64(16),
-            nodes: self.memory.load_u32(24),
+            digest: self.memory.load_u64(DIGEST_AT),
+            nodes: self.memory.load_u32(COUNTS_AT),
             entries: self.entries,
         })
     }
 
-    /// Says that it describes this commit.
-    pub fn seal(&self, committed: u64, digest: u64, nodes: u32) {
+    /// Begins the change for `commit`, the next one: until [`Self::seal`], it can be undone.
+    pub fn begin(&mut self, commit: u64) {
+        // No life begins by one that is not complete.
         if self.building.is_none() {
-            let nodes_and_entries = u64::from(nodes) | u64::from(self.entries) << 32;
-            self.memory.store_u64(16, digest);
-            self.memory.store_u64(24, nodes_and_entries);
+            let header = CHANGING.map(|at| self.memory.load_u64(at));
+            let at = journal_at(self.slots);
+            self.journal = Some(Journal::begin(&self.memory, at, commit, &header));
+            self.memory.store_u64(0, 0);
+        }
+    }
+
+    /// Says that it describes this commit, unless it is not complete.
+    pub fn seal(&mut self, committed: u64, digest: u64, nodes: u32) {
+        if self.building.is_none() {
+            let counts = u64::from(nodes) | u64::from(self.entries) << 32;
+            self.memory.store_u64(DIGEST_AT, digest);
+            self.memory.store_u64(COUNTS_AT, counts);
             self.memory.store_u64(SUM_AT, self.header_sum(committed).wrapping_add(self.sum));
             self.memory.store_u64(0, committed);
         }
+        self.journal = None;
     }
 
     /// Whether what was looked at, and what the summary said, is what was written.
@@ -225,16 +289,17 @@ impl<M: SharedMemory> Index<M> {
     }
 
     fn header_sum(&self, committed: u64) -> u64 {
-        let rest = [8, 16, 24].map(|at| (at, self.memory.load_u64(at)));
+        let rest = [8, DIGEST_AT, COUNTS_AT].map(|at| (at, self.memory.load_u64(at)));
         [(0, committed)]
             .iter()
             .chain(&rest)
             .fold(0, |sum, (at, word)| sum.wrapping_add(word.wrapping_mul(factor(*at))))
     }
 
-    /// From now on no later life believes it.
+    /// From now on, until it is sealed again, no life believes it.
     pub fn distrust(&self) {
         self.memory.store_u64(0, 0);
+        journal::clear(&self.memory, journal_at(self.slots));
     }
 
     /// Looks at all entries in turn, and sums them up.
@@ -301,10 +366,18 @@ impl<M: SharedMemory> Index<M> {
     /// Writes half a double word, and keeps the sum right.
     #[inline]
     fn set_word(&mut self, at: usize, word: u32) {
-        let whole = at / 8 * 8;
-        let old = u64::from(self.memory.load_u32(at));
-        let change = u64::from(word).wrapping_sub(old) << (at % 8 * 8);
-        self.sum = self.sum.wrapping_add(change.wrapping_mul(factor(whole)));
+        let old = self.memory.load_u32(at);
+        if old == word {
+            return;
+        }
+        if let Some(journal) = &mut self.journal
+            && !journal.note(&self.memory, at, old)
+        {
+            self.distrust();
+            self.journal = None;
+        }
+        let change = u64::from(word).wrapping_sub(u64::from(old)) << (at % 8 * 8);
+        self.sum = self.sum.wrapping_add(change.wrapping_mul(factor(at / 8 * 8)));
         self.memory.store_u32(at, word);
     }
 
@@ -313,7 +386,7 @@ impl<M: SharedMemory> Index<M> {
         self.entry(record).first_slot != NONE
     }
 
-    /// Makes a change that was committed. `first_slot` is where the record begins now.
+    /// Makes a change. `first_slot` is where the record begins now.
     pub fn apply(&mut self, change: &Change, first_slot: u32) {
         let record = change.record();
         self.cover(record);
@@ -323,15 +396,15 @@ impl<M: SharedMemory> Index<M> {
                 if old.is_node() {
                     self.unlink(&old);
                 }
-                self.set(record, &Entry::EMPTY);
+                self.set(record, &old, &Entry::EMPTY);
             }
             Change::Other { kind, .. } => {
                 let new = Entry { first_slot, kind: kind.raw(), ..old };
-                self.set(record, &new);
+                self.set(record, &old, &new);
             }
             Change::Node { parent, owner, memory, .. } => {
                 let new = Entry { first_slot, kind: NODE, owner, memory, ..old };
-                self.set(record, &new);
+                self.set(record, &old, &new);
                 // The root hangs on nothing.
                 if old.first_slot == NONE && parent != 0 {
                     self.hang(record, parent);
@@ -380,14 +453,13 @@ impl<M: SharedMemory> Index<M> {
         Entry::decode([0, 8, 16].map(|more| self.memory.load_u64(entry_at(record) + more)))
     }
 
-    fn set(&mut self, record: u32, entry: &Entry) {
-        let Entry { first_slot, kind, owner, memory, first_child, next, before } = *entry;
-        let what = u32::from(kind) | u32::from(owner) << 16;
-        let [first_slot, first_child, next] =
-            [first_slot, first_child, next].map(|number| number.wrapping_add(1));
-        let words = [first_slot, what, memory, first_child, next, before];
-        for (place, word) in words.into_iter().enumerate() {
-            self.store(record, place * 4, word);
+    /// Writes those words of an entry that are other ones than before.
+    fn set(&mut self, record: u32, old: &Entry, new: &Entry) {
+        let (old, new) = (old.words(), new.words());
+        for place in 0..new.len() {
+            if new[place] != old[place] {
+                self.store(record, place * 4, new[place]);
+            }
         }
     }
 

@@ -8,7 +8,7 @@ use crate::effects::Kind;
 use crate::persist::SLOT_LEN;
 use crate::persist::index::{Change, FREE, Index, Summary};
 use crate::persist::lazy::Unloaded;
-use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, Owned, newest_header};
+use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, Owned, newest_header, word};
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
@@ -39,8 +39,9 @@ impl<M: SharedMemory> SlotStore<M> {
         self.index.as_ref().is_some_and(|index| index.building.is_some())
     }
 
-    /// Takes up to `count` records into the index; between two commits.
-    pub(crate) fn index_step(&mut self, count: u32) {
+    /// Takes up to `count` records into the index; between two commits. With the last one it
+    /// describes the last commit, after which the tree has this digest and so many nodes.
+    pub(crate) fn index_step(&mut self, count: u32, digest: u64, nodes: u32) {
         let Some(from) = self.index.as_ref().and_then(|index| index.building) else { return };
         let end = self.chains.len() as u32;
         let until = from.saturating_add(count).min(end);
@@ -57,6 +58,7 @@ impl<M: SharedMemory> SlotStore<M> {
         }
         if let Some(index) = &mut self.index {
             index.building = (until < end).then_some(until);
+            index.seal(self.committed, digest, nodes);
         }
     }
 
@@ -74,14 +76,24 @@ impl<M: SharedMemory> SlotStore<M> {
         Some(SlotStore::<M>::node(record, head, body))
     }
 
-    /// Brings the index to the commit that has just happened.
-    pub(super) fn update_index(&mut self) {
+    /// Brings the index to the commit whose header is written next, after which the tree has this
+    /// digest and so many nodes.
+    pub(super) fn update_index(&mut self, digest: u64, nodes: u32) {
         let Some(index) = &mut self.index else { return };
+        index.begin(self.committed);
+        for first in &self.superseded {
+            let mut slot = *first;
+            while slot != NONE {
+                index.free(slot);
+                slot = self.next[slot as usize];
+            }
+        }
         let mut pending = core::mem::take(&mut index.pending);
         pending.drain(..).for_each(|change| self.index_change(&change));
         if let Some(index) = &mut self.index {
             // Its memory is used again.
             index.pending = pending;
+            index.seal(self.committed, digest, nodes);
         }
     }
 
@@ -105,39 +117,31 @@ impl<M: SharedMemory> SlotStore<M> {
         index.apply(change, first);
     }
 
-    /// Says that the index describes the last commit, and the tree of this digest and size.
-    pub(crate) fn seal_index(&self, digest: u64, nodes: u32) {
-        if let Some(index) = &self.index {
-            index.seal(self.committed, digest, nodes);
-        }
-    }
-
     /// Opens the store by an index that a former life kept, which costs little for each node.
     /// `None`: there is none that can be trusted.
     pub(crate) fn open_indexed(memory: M, index: M) -> Option<(Self, Loaded)> {
         let header = newest_header(&memory)?;
         let mut store = Self::with_memory(memory, header.key);
         (store.committed, store.applied) = (header.committed, header.applied);
-        let mut index = Index::new(index, store.capacity as usize);
+        let mut index = Index::open(index, store.capacity as usize, header.committed)?;
         let summary = index.summary()?;
         if (summary.committed, summary.key) != (header.committed, header.key) {
             return None;
         }
         let used = header.slots.min(store.capacity);
-        let uncommitted = store.link_slots(used, &mut index);
+        let left = store.link_slots(used, &mut index);
         let mut loaded = store.load_entries(&mut index, &summary)?;
-        loaded.report.uncommitted = uncommitted.len() as u32 + store.erase_beyond(used);
-        uncommitted.iter().for_each(|slot| store.memory.store_u64(slot_at(*slot), 0));
+        loaded.report.uncommitted = store.erase(&left) + store.erase_beyond(used);
         // Both headers say the same from now on.
         store.save_applied();
         store.index = Some(index);
         Some((store, loaded))
     }
 
-    /// Finds which slots go on after which; answers those that the interrupted commit has written.
+    /// Finds which slots go on after which; answers those that are free and hold something.
     fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Vec<u32> {
         self.next = alloc::vec![NONE; used as usize];
-        let mut uncommitted = Vec::new();
+        let mut left = Vec::new();
         index.each_link(used, |slot, link| {
             if link != FREE {
                 self.next[slot as usize] = link;
@@ -145,9 +149,29 @@ impl<M: SharedMemory> SlotStore<M> {
             }
             self.free.push(slot);
             if self.memory.load_u64(slot_at(slot)) != 0 {
-                uncommitted.push(slot);
+                left.push(slot);
             }
         });
+        left
+    }
+
+    /// Erases what a commit has left in free slots: one that did not happen, all that it wrote; one
+    /// that did, what it supersedes, and its tombstones last, as they keep the dropped from coming
+    /// back. Answers how many slots the commit that did not happen wrote.
+    fn erase(&self, left: &[u32]) -> u32 {
+        let mut uncommitted = 0;
+        let mut tombstones = Vec::new();
+        for slot in left {
+            let mut bytes = [0; SLOT_LEN];
+            self.memory.read(slot_at(*slot), &mut bytes);
+            uncommitted += u32::from(word(&bytes, 8) > self.committed);
+            if bytes[24] == Kind::Tombstone.raw() {
+                tombstones.push(*slot);
+            } else {
+                self.memory.store_u64(slot_at(*slot), 0);
+            }
+        }
+        tombstones.iter().for_each(|slot| self.memory.store_u64(slot_at(*slot), 0));
         uncommitted
     }
 

@@ -17,10 +17,11 @@
 //! ```
 //!
 //! A record is one slot or several. A commit writes its records to free slots, then the commit
-//! header, copy A before copy B: A's checksum is the instant at which the commit happened. Then
-//! the slots that it superseded are set free, and the tombstones of dropped records last. So the
-//! content of a record is that of the highest number up to the header's, and a crash between any
-//! two stores leaves the state before or after the commit.
+//! header, copy A before copy B: A's checksum is the instant at which the commit happened. (An
+//! index, where one is kept, describes the commit right before its header does.) Then the slots
+//! that it superseded are set free, and the tombstones of dropped records last. So the content of a
+//! record is that of the highest number up to the header's, and a crash between any two stores
+//! leaves the state before or after the commit.
 //!
 //! The checksums are keyed by a random number of each store's making, so that no content that a
 //! guest wrote can pose as a slot. A slot's checksum is its last store: an interrupted write
@@ -29,6 +30,7 @@
 
 mod index;
 mod indexed;
+mod journal;
 mod lazy;
 mod reload;
 mod slots;

@@ -50,7 +50,7 @@ pub struct SlotStore<M> {
     /// Records written by the commit at hand.
     written: Vec<u32>,
     /// Slots that the commit at hand supersedes.
-    superseded: Vec<u32>,
+    pub(super) superseded: Vec<u32>,
     /// Slots of its tombstones.
     tombstones: Vec<u32>,
     /// Tells where everything is to a life that follows an interrupted change.
@@ -192,9 +192,11 @@ impl<M: SharedMemory> SlotStore<M> {
         self.note(Change::Gone { record });
     }
 
-    /// Makes what was written durable, then frees what it supersedes.
-    pub fn commit(&mut self) {
+    /// Makes what was written durable, then frees what it supersedes. The tree has this digest and
+    /// so many nodes then: what a life that begins by the index cannot count.
+    pub fn commit(&mut self, digest: u64, nodes: u32) {
         self.committed += 1;
+        self.update_index(digest, nodes);
         let header = self.header();
         self.memory.write(0, &header);
         self.memory.write(SLOT_LEN, &header);
@@ -210,7 +212,6 @@ impl<M: SharedMemory> SlotStore<M> {
         while let Some(slot) = self.tombstones.pop() {
             self.release(slot);
         }
-        self.update_index();
     }
 
     /// Slots that hold a record of the commit at hand: those in use, but for what is freed once the
@@ -316,9 +317,6 @@ impl<M: SharedMemory> SlotStore<M> {
         let mut slot = first;
         while slot != NONE {
             self.memory.store_u64(slot_at(slot), 0);
-            if let Some(index) = &mut self.index {
-                index.free(slot);
-            }
             self.free.push(slot);
             slot = core::mem::replace(&mut self.next[slot as usize], NONE);
         }

@@ -82,8 +82,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return self.load_step();
         }
         self.mutating.set(true);
-        self.slots.index_step(INDEX_STEP);
-        self.slots.seal_index(self.state.digest(), self.state.tree().nodes());
+        let (digest, nodes) = (self.state.digest(), self.state.tree().nodes());
+        self.slots.index_step(INDEX_STEP, digest, nodes);
         self.mutating.set(false);
     }
 

@@ -338,9 +338,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     }
 
     fn commit(&mut self) {
-        self.slots.commit();
+        self.slots.commit(self.state.digest(), self.state.tree().nodes());
         self.state.commit();
-        self.slots.seal_index(self.state.digest(), self.state.tree().nodes());
         self.stats.commits += 1;
     }
 }

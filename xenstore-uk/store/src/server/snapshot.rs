@@ -106,6 +106,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return Err(RestoreError);
         }
         let nodes = records.iter().filter(|record| record.kind == Kind::Node);
+        let count = nodes.clone().count() as u32;
         let sums = nodes.map(|node| node.content.get(..NODE_HEAD_LEN));
         let mut found = sums.map(|head| Reader::new(head?).u64().map(spread));
         let found = found.try_fold(0, |sum: u64, node| Some(sum.wrapping_add(node?)));
@@ -121,7 +122,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         for record in records {
             slots.put(record.number, record.kind, record.content, &[]);
         }
-        slots.commit();
+        slots.commit(digest, count);
         let (slots, loaded) = SlotStore::open(memory, config.owner).ok_or(RestoreError)?;
         let (state, unloaded) = State::restore(config, loaded, slots.committed());
         (self.slots, self.state) = (slots, state);

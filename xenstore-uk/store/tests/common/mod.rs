@@ -292,8 +292,9 @@ impl Host {
         report
     }
 
-    /// Starts from copies, by the index and by reading all slots: both find the same.
-    fn compare_starts(&self) {
+    /// Starts from copies, by the index and by reading all slots: both find the same. Answers
+    /// whether there was a start by the index.
+    pub fn compare_starts(&self) -> bool {
         let copy = |memory| Crashing::new(copy(memory), self.budget.clone());
         let (slots, areas, index) = (copy(&self.slots), copy(&self.areas), copy(&self.index));
         let (mut indexed, report) = Server::start_indexed(&self.config, slots, areas, index);
@@ -303,6 +304,7 @@ impl Host {
             assert_eq!(report.load.nodes, found.load.nodes);
             assert_eq!(description(&mut indexed), description(&mut scanned));
         }
+        report.is_indexed
     }
 
     /// The domain is built anew: what it had in memory of its own is gone.
