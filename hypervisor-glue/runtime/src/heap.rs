@@ -1,4 +1,5 @@
-//! The heap: talc over the memory that the domain does not need otherwise.
+//! The heap: talc over the memory that the domain does not need otherwise, with lists of small
+//! blocks before it.
 //!
 //! A life may end in the middle of an allocation. The allocator says so at the start of the next
 //! life ([`was_interrupted`]); its memory is then started afresh, and every [`crate::Survivor`]
@@ -12,8 +13,88 @@ use core::sync::atomic::{Ordering, compiler_fence};
 use talc::{ErrOnOom, Span, Talc};
 
 use crate::cell::OneCpu;
+use crate::small::{Class, SmallBlocks};
 
-static HEAP: OneCpu<UnsafeCell<Talc<ErrOnOom>>> = OneCpu::new(UnsafeCell::new(Talc::new(ErrOnOom)));
+/// The allocator's own state.
+struct Heap {
+    general: Talc<ErrOnOom>,
+    small: SmallBlocks,
+}
+
+impl Heap {
+    const fn new() -> Self {
+        Self { general: Talc::new(ErrOnOom), small: SmallBlocks::new() }
+    }
+
+    /// Takes a block; null if there is no memory.
+    ///
+    /// # Safety
+    /// The layout's size must not be zero.
+    #[inline]
+    unsafe fn take(&mut self, layout: Layout) -> *mut u8 {
+        let Self { general, small } = self;
+        // SAFETY: The caller's condition; a run's size is not zero either.
+        let mut general =
+            |layout| unsafe { general.malloc(layout) }.map_or(ptr::null_mut(), NonNull::as_ptr);
+        match Class::of(layout) {
+            // SAFETY: What the general allocator gives belongs to nobody else, and who gives a
+            // block back uses it no more.
+            Some(class) => unsafe { small.take(class, general) },
+            None => general(layout),
+        }
+    }
+
+    /// Takes a block back.
+    ///
+    /// # Safety
+    /// It must have been taken with this layout, and must not be used any more.
+    #[inline]
+    unsafe fn give(&mut self, block: *mut u8, layout: Layout) {
+        match Class::of(layout) {
+            // SAFETY: The caller's condition.
+            Some(class) => unsafe { self.small.give(class, block) },
+            // SAFETY: The caller's condition; a block that was taken is not null.
+            None => unsafe { self.general.free(NonNull::new_unchecked(block), layout) },
+        }
+    }
+
+    /// Makes a block longer or shorter, at another place if need be; null if there is no memory.
+    ///
+    /// # Safety
+    /// As for [`Self::give`], if the answer is not null; `size` must not be zero.
+    unsafe fn resize(&mut self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: The alignment is that of a layout, and `size` fits it (contract of `realloc`).
+        let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
+        match (Class::of(layout), Class::of(wanted)) {
+            (None, None) => {
+                // SAFETY: The block is the general allocator's, so it is not null, with this layout.
+                unsafe {
+                    let block = NonNull::new_unchecked(block);
+                    if size < layout.size() {
+                        self.general.shrink(block, layout, size);
+                        return block.as_ptr();
+                    }
+                    self.general.grow(block, layout, size).map_or(ptr::null_mut(), NonNull::as_ptr)
+                }
+            }
+            (old, new) if old == new => block,
+            _ => {
+                // SAFETY: Two blocks, each at least as long as what is copied; the old one is given
+                // back with its layout.
+                unsafe {
+                    let moved = self.take(wanted);
+                    if !moved.is_null() {
+                        moved.copy_from_nonoverlapping(block, size.min(layout.size()));
+                        self.give(block, layout);
+                    }
+                    moved
+                }
+            }
+        }
+    }
+}
+
+static HEAP: OneCpu<UnsafeCell<Heap>> = OneCpu::new(UnsafeCell::new(Heap::new()));
 /// An allocator operation is under way.
 static BUSY: OneCpu<Cell<bool>> = OneCpu::new(Cell::new(false));
 /// The life before this one ended inside the allocator.
@@ -86,10 +167,10 @@ pub(crate) unsafe fn start(start: u64, end: u64) {
     // SAFETY: One vCPU, and no allocation is under way (condition 2). The old allocator is not
     // dropped, only overwritten: what it refers to may be damaged.
     unsafe {
-        HEAP.get().write(Talc::new(ErrOnOom));
+        HEAP.get().write(Heap::new());
         let base = ptr::with_exposed_provenance_mut::<u8>(start as usize);
         // A range too small for talc's tables leaves a heap without memory.
-        let _ = (*HEAP.get()).claim(Span::from_base_size(base, len));
+        let _ = (*HEAP.get()).general.claim(Span::from_base_size(base, len));
     }
 }
 
@@ -106,7 +187,7 @@ pub(crate) fn start_afresh() {
 }
 
 /// Runs one allocator operation, marked as under way.
-fn marked<R>(operation: impl FnOnce(&mut Talc<ErrOnOom>) -> R) -> R {
+fn marked<R>(operation: impl FnOnce(&mut Heap) -> R) -> R {
     BUSY.set(true);
     compiler_fence(Ordering::SeqCst);
     // SAFETY: One vCPU; the allocator calls nothing back and upcalls never run inside it.
@@ -120,36 +201,27 @@ fn account(taken: usize, given: usize) {
     FREE.set((FREE.get() + given).saturating_sub(taken));
 }
 
-// SAFETY: talc implements the contract; `marked` gives exclusive access.
+// SAFETY: talc and the lists implement the contract; `marked` gives exclusive access.
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         assert!(!SEALED.get(), "allocation of {} bytes after the heap was sealed", layout.size());
         // SAFETY: The layout's size is not zero (contract of `GlobalAlloc`).
-        let block = marked(|talc| unsafe { talc.malloc(layout) });
+        let block = marked(|heap| unsafe { heap.take(layout) });
         USED.set(true);
         account(layout.size(), 0);
-        block.map_or(ptr::null_mut(), NonNull::as_ptr)
+        block
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
         account(0, layout.size());
-        // SAFETY: `block` was allocated with this layout, so it is not null (contract).
-        marked(|talc| unsafe { talc.free(NonNull::new_unchecked(block), layout) });
+        // SAFETY: `block` was allocated with this layout (contract).
+        marked(|heap| unsafe { heap.give(block, layout) });
     }
 
     unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
         assert!(!SEALED.get(), "allocation of {size} bytes after the heap was sealed");
         account(size, layout.size());
         // SAFETY: As in `dealloc`; `size` is not zero and fits the alignment (contract).
-        let moved = marked(|talc| unsafe {
-            let block = NonNull::new_unchecked(block);
-            if size < layout.size() {
-                talc.shrink(block, layout, size);
-                Ok(block)
-            } else {
-                talc.grow(block, layout, size)
-            }
-        });
-        moved.map_or(ptr::null_mut(), NonNull::as_ptr)
+        marked(|heap| unsafe { heap.resize(block, layout, size) })
     }
 }

@@ -55,6 +55,7 @@ mod place;
 mod pvh;
 mod selftest;
 mod shared_info;
+mod small;
 mod span;
 mod survivor;
 mod symbols;
