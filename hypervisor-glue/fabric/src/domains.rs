@@ -148,13 +148,24 @@ impl<M: SharedMemory> DomainsReader<M> {
     pub fn get(&self, slot: usize) -> Result<Option<Domain>, DomainsError> {
         let at = entry(slot);
         for _ in 0..LOOKS {
-            let word = checked::load(&self.page, at, ENTRY_SALT).ok_or(DomainsError::Corrupt)?;
-            let life = checked::load(&self.page, at + 8, LIFE_SALT).ok_or(DomainsError::Corrupt)?;
-            if word >> 32 == life >> 32 {
-                return unpack(word as u32, life as u32);
+            let found = decode(self.page.load_u64(at), self.page.load_u64(at + 8));
+            if found != Err(DomainsError::Changing) {
+                return found;
             }
         }
         Err(DomainsError::Changing)
+    }
+
+    /// All slots with their domains, read at once.
+    pub fn entries(&self) -> impl Iterator<Item = (usize, Result<Option<Domain>, DomainsError>)> {
+        let mut bytes = [0; SLOTS * ENTRY];
+        self.page.read(ENTRIES, &mut bytes);
+        (0..SLOTS).map(move |slot| {
+            let words = bytes[slot * ENTRY..(slot + 1) * ENTRY].as_chunks::<8>().0;
+            let found = decode(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]));
+            // Whatever is wrong with it may be wrong with the copy only.
+            (slot, found.or_else(|_| self.get(slot)))
+        })
     }
 
     /// What a damaged entry still says, for repairing it: the domid as it stands there, which may
@@ -176,6 +187,15 @@ fn pack(domain: &Domain) -> u64 {
         | (domain.kind as u64) << 16
         | (domain.state as u64) << 20
         | u64::from(domain.shutdown_code) << 24
+}
+
+fn decode(word: u64, life: u64) -> Result<Option<Domain>, DomainsError> {
+    let word = checked::decode(word, ENTRY_SALT).ok_or(DomainsError::Corrupt)?;
+    let life = checked::decode(life, LIFE_SALT).ok_or(DomainsError::Corrupt)?;
+    if word >> 32 != life >> 32 {
+        return Err(DomainsError::Changing);
+    }
+    unpack(word as u32, life as u32)
 }
 
 fn unpack(word: u32, life: Epoch) -> Result<Option<Domain>, DomainsError> {
@@ -224,6 +244,8 @@ mod tests {
         DomainsWriter::new(&page).set(63, Some(GUEST));
         assert_eq!(reader.get(63), Ok(Some(GUEST)));
         assert_eq!(reader.get(62), Ok(None));
+        let all: Vec<_> = reader.entries().filter(|(_, found)| *found != Ok(None)).collect();
+        assert_eq!(all, [(63, Ok(Some(GUEST)))]);
         assert_eq!(reader.generation(), Ok(before + 1));
         DomainsWriter::new(&page).set(63, None);
         assert_eq!(reader.get(63), Ok(None));
@@ -262,6 +284,7 @@ mod tests {
                 _ => Ok(Some(GUEST)),
             };
             assert_eq!(reader.get(2), expected);
+            assert_eq!(reader.entries().nth(2), Some((2, expected)));
         }
     }
 
@@ -274,6 +297,9 @@ mod tests {
             let at = ENTRIES + 2 * ENTRY + bit / 64 * 8;
             page.store_u64(at, page.load_u64(at) ^ 1 << (bit % 64));
             assert_eq!(reader.get(2), Err(DomainsError::Corrupt), "bit {bit}");
+            let damaged = |(_, found): &(_, Result<_, _>)| *found == Err(DomainsError::Corrupt);
+            let damaged: Vec<usize> = reader.entries().filter(damaged).map(|(at, _)| at).collect();
+            assert_eq!(damaged, [2], "bit {bit}");
             page.store_u64(at, page.load_u64(at) ^ 1 << (bit % 64));
         }
     }

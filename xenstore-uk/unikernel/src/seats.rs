@@ -165,11 +165,15 @@ impl Seats {
             return;
         }
         self.generation = generation;
-        for slot in 1..SLOTS {
-            let Ok(now) = self.table.get(slot) else {
+        let table = self.table;
+        for (slot, now) in table.entries().skip(1) {
+            let Ok(now) = now else {
                 self.generation = generation.wrapping_sub(1);
                 continue;
             };
+            if now.is_none() && self.seen[slot].is_none() && self.seats[slot].is_none() {
+                continue;
+            }
             let before = core::mem::replace(&mut self.seen[slot], now);
             let gone = before.filter(|before| is_over(before, now.as_ref()));
             let is_over = gone.is_some() || self.is_left_behind(slot, now.as_ref());
@@ -217,10 +221,10 @@ impl Seats {
 
     /// The slot of a domain that lives.
     fn slot_of(&self, domid: u16) -> Option<usize> {
-        (1..SLOTS).find(|slot| {
-            let domain = self.table.get(*slot).ok().flatten();
-            domain.is_some_and(|domain| domain.domid == domid && lives(&domain))
-        })
+        let is_it = |domain: Domain| domain.domid == domid && lives(&domain);
+        let mut entries = self.table.entries().skip(1);
+        entries
+            .find_map(|(slot, domain)| domain.ok().flatten().filter(|d| is_it(*d)).and(Some(slot)))
     }
 }
 
