@@ -47,6 +47,8 @@ pub struct Shell {
     /// Slots to notify since a recovery: a former life may have died before it did.
     owed: Vec<u16>,
     damaged: bool,
+    /// This life has not answered yet.
+    is_new: bool,
     /// What the start found, until it is told.
     found: Option<StartReport>,
 }
@@ -74,7 +76,8 @@ impl Shell {
         let is_gone = found.is_new && report.rung != Rung::First as u32;
         report.dropped = lost + found.damaged_areas + u32::from(is_gone);
         let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
-        let mut shell = Self { server, seats, owed, damaged: false, found: Some(found) };
+        let mut shell =
+            Self { server, seats, owed, damaged: false, is_new: true, found: Some(found) };
         for (index, unit) in system::SYSTEM.units.iter().enumerate() {
             let Some(slot) = unit.store_slot else { continue };
             let client = shell.server.open(unit.domid).expect("the units' connections come first");
@@ -92,6 +95,7 @@ impl Shell {
 
     /// Goes on in memory that a microreset kept.
     pub fn resume(&mut self, report: &mut RecoveryReport) {
+        self.is_new = true;
         report.dropped = self.server.resume();
         report.kept = self.server.state().committed() as u32;
         self.seats.look_at_domains(&mut self.server);
@@ -174,6 +178,10 @@ impl Shell {
             if progress.advanced {
                 // Several pieces of longer work, each of them a progress, would together look like
                 // a hang: it is told after each.
+                break;
+            }
+            if progress.notify && core::mem::take(&mut self.is_new) {
+                // Whoever has waited for the recovery need not wait for the others' answers, too.
                 break;
             }
         }
