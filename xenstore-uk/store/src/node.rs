@@ -117,6 +117,14 @@ impl Node {
         })
     }
 
+    /// The node with what is below it, and without siblings.
+    pub(crate) fn alone(&self) -> Self {
+        let mut node = self.clone();
+        (node.left, node.right) = (None, None);
+        node.listing = node.own_listing();
+        node
+    }
+
     fn set_content(&mut self, name: &[u8], permissions: &[Permission], value: &[u8]) {
         self.name_len = u16::try_from(name.len()).expect("a name is shorter than a path");
         self.permissions = u16::try_from(permissions.len()).expect("entries fit a message");

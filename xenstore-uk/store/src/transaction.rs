@@ -2,9 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::rc::Rc;
 use wire::Permission;
 
-use crate::node::Link;
+use crate::node::{Link, Node};
 use crate::tree::Tree;
 use crate::watch::Match;
 
@@ -75,6 +76,12 @@ impl Transaction {
     pub(crate) fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
         self.base.attach(path, record, children);
         self.tree.attach(path, record, children);
+    }
+
+    /// Hangs one child of a reloaded node into both of its trees.
+    pub(crate) fn attach_child(&mut self, path: &[u8], record: u32, child: &Rc<Node>) {
+        self.base.attach_child(path, record, child);
+        self.tree.attach_child(path, record, child);
     }
 
     /// Notes that the outcome depends on a path's value and permissions, or on its absence: then

@@ -134,18 +134,33 @@ impl Tree {
         Some(node)
     }
 
-    /// Hangs children below the node of this record that are part of the tree already as far as
-    /// count and digest are concerned. Where the path leads elsewhere, this tree has lost the node.
+    /// Hangs children below the node of this record, beside those that it has already. They are
+    /// part of the tree as far as count and digest are concerned. Where the path leads elsewhere,
+    /// this tree has lost the node.
     pub(crate) fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
-        if self.get(path).is_none_or(|found| found.node.record != record) {
-            return;
+        let Some(node) = self.node_of(path, record) else { return };
+        let former = core::mem::replace(&mut node.children, children.clone());
+        for child in Children::new(&former) {
+            // Of damage that no checksum saw, one of two with the same name remains.
+            let _ = dir::insert(&mut node.children, Rc::new(child.alone()));
         }
+    }
+
+    /// As [`Self::attach`], with one child.
+    pub(crate) fn attach_child(&mut self, path: &[u8], record: u32, child: &Rc<Node>) {
+        if let Some(node) = self.node_of(path, record) {
+            let _ = dir::insert(&mut node.children, child.clone());
+        }
+    }
+
+    /// The node of this record, to be changed, if the path leads to it.
+    fn node_of(&mut self, path: &[u8], record: u32) -> Option<&mut Node> {
+        self.get(path).filter(|found| found.node.record == record)?;
         let mut node = Rc::make_mut(&mut self.root);
         for name in components(path) {
-            let child = dir::find_mut_keyed(&mut node.children, name, name_key(name));
-            node = child.expect("the node was found");
+            node = dir::find_mut_keyed(&mut node.children, name, name_key(name))?;
         }
-        node.children.clone_from(children);
+        Some(node)
     }
 
     /// Changes a node as damage to memory would: nothing else learns of it.

@@ -43,6 +43,35 @@ impl Watch {
 /// places in two indices take.
 pub const WATCH_OVERHEAD: usize = 128;
 
+/// The hashes of a path and of all paths above it, or of a special name.
+pub(crate) fn hashes_above(path: &[u8]) -> impl Iterator<Item = u64> {
+    let root = root_hash(path);
+    let below = components(path).scan(root, |hash, name| {
+        *hash = child_hash(*hash, name);
+        Some(*hash)
+    });
+    core::iter::once(root).chain(below)
+}
+
+/// What an index needs to know of a watch, so that it need not be made before it may fire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sketch {
+    /// The connection that hears of it.
+    pub client: u16,
+    /// Hash of its path.
+    pub hash: u64,
+    /// Bytes it is accounted with.
+    pub memory: u32,
+}
+
+impl Sketch {
+    /// That of a watch on this path with this token.
+    pub fn new(client: u16, path: &[u8], token: &[u8]) -> Self {
+        let memory = WATCH_OVERHEAD + path.len() + token.len();
+        Self { client, hash: path_hash(path), memory: memory as u32 }
+    }
+}
+
 /// Which watches an event concerns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Match {

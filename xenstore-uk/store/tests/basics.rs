@@ -220,11 +220,11 @@ fn a_request_for_the_whole_store_waits_for_it_in_pieces() {
     const DIRECTORIES: usize = 400;
     let mut host = Host::new();
     for directory in 0..DIRECTORIES {
-        assert_eq!(host.write(TOOL, &format!("/d{directory}/leaf"), "x"), "OK|");
+        assert_eq!(host.write(TOOL, &format!("/all/d{directory}/leaf"), "x"), "OK|");
     }
     host.restart();
     let client = host.server.connection_of(TOOL).expect("it is connected");
-    host.guests.get_mut(&TOOL).expect("a guest").send(O::Remove, 0, b"/d0\0");
+    host.guests.get_mut(&TOOL).expect("a guest").send(O::Remove, 0, b"/all\0");
     let pieces = pieces_until_executed(&mut host, client);
     assert!((10..=DIRECTORIES).contains(&pieces), "{pieces} pieces");
     let guest = host.guests.get_mut(&TOOL).expect("a guest");

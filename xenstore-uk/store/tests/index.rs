@@ -237,9 +237,13 @@ fn a_damaged_slot_is_never_served_as_the_truth() {
         flip(&host.slots, seed, 256 + used * SLOT_LEN);
         let served = catch_unwind(AssertUnwindSafe(|| {
             host.restart_within_budget();
-            for directory in (0..20).filter(|directory| *directory != 3) {
-                let found = host.read(TOOL, &format!("/d{directory}/n1"));
-                assert_eq!(found, format!("{directory}.1"), "served without a word");
+            for number in 0..200 {
+                let (directory, leaf) = (number / 10, number % 10);
+                let is_gone = directory == 3 || (directory, leaf) == (4, 5);
+                let found = host.read(TOOL, &format!("/d{directory}/n{leaf}"));
+                let written = format!("{directory}.{leaf}");
+                let right = if is_gone { "ENOENT|" } else { written.as_str() };
+                assert_eq!(found, right, "served without a word");
             }
         }));
         if served.is_err() {
@@ -288,4 +292,79 @@ fn a_damaged_journal_is_not_believed() {
         assert_eq!(host.read(TOOL, "/d3/n1"), "3.1");
     }
     assert!(believed > 20 && believed < 300, "{believed} starts by the index");
+}
+
+/// Watches on, above and below what the first requests name, by two connections.
+fn watch_everywhere(host: &mut Host) {
+    let paths = ["/", "/d5", "/d5/n1", "/d5/n1/deep", "/d6", "/d6/n2", "/long", "@releaseDomain"];
+    for domid in [TOOL, 16] {
+        for path in paths {
+            host.call(domid, O::Watch, &[path, &format!("t{path}")]);
+        }
+    }
+    host.write(TOOL, "/d5/n1/deep/down", "below");
+    host.settle();
+    host.idle();
+    for domid in [TOOL, 16] {
+        host.events(domid);
+    }
+}
+
+/// What a request is answered, and who is told, as the first one of a life.
+fn first_of_a_life(is_made: bool, operation: O, strings: &[&str], is_payload: bool) -> String {
+    let mut host = host();
+    watch_everywhere(&mut host);
+    let lost = host.begin(TOOL).to_string();
+    assert!(host.restart().is_indexed);
+    if is_made {
+        host.server.finish_loading();
+    }
+    let strings: Vec<&str> =
+        strings.iter().map(|text| if *text == "LOST" { lost.as_str() } else { text }).collect();
+    let reply = match (operation, is_payload) {
+        (O::TransactionEnd, _) => {
+            let transaction = lost.parse().expect("a number");
+            host.call_in(TOOL, operation, transaction, &strings)
+        }
+        (_, true) => {
+            let payload = format!("{}\0{}", strings[0], strings[1]);
+            host.request(TOOL, operation, 0, payload.as_bytes()).text()
+        }
+        _ => host.call(TOOL, operation, &strings),
+    };
+    // One of the requests ends the connection of domain 16.
+    let left: Vec<u16> = host.guests.keys().copied().collect();
+    let mut told: Vec<_> = left.iter().map(|domid| host.events(*domid)).collect();
+    // What was left to be made is there for what follows.
+    host.call(TOOL, O::Unwatch, &["/d6/n2", "t/d6/n2"]);
+    host.write(TOOL, "/d6/n2", "again");
+    told.extend(left.iter().map(|domid| host.events(*domid)));
+    let state = host.server.state();
+    format!("{reply} {told:?} {:x} {}", state.digest(), state.watch_count())
+}
+
+#[test]
+fn the_first_request_finds_what_one_finds_that_waits_until_all_is_made() {
+    let cases: &[(O, &[&str], bool)] = &[
+        (O::Read, &["/d6/n6"], false),
+        (O::Write, &["/d5/n1", "new"], true),
+        (O::Write, &["/d5/n1/deep/other/one", "new"], true),
+        (O::MakeDirectory, &["/d6/n2/below"], false),
+        (O::SetPermissions, &["/d6/n2", "n5", "r16"], false),
+        (O::Remove, &["/d6/n2"], false),
+        (O::Remove, &["/d5"], false),
+        (O::Remove, &["/d9/none"], false),
+        (O::TransactionEnd, &["T"], false),
+        (O::Watch, &["/d5", "second"], false),
+        (O::Watch, &["/d5", "t/d5"], false),
+        (O::Unwatch, &["/d5", "t/d5"], false),
+        (O::ResetWatches, &[""], false),
+        (O::Release, &["16"], false),
+        (O::Directory, &["/d5"], false),
+    ];
+    for (operation, strings, is_payload) in cases {
+        let [lazy, made] =
+            [false, true].map(|is_made| first_of_a_life(is_made, *operation, strings, *is_payload));
+        assert_eq!(lazy, made, "{operation:?} {strings:?}");
+    }
 }

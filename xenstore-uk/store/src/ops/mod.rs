@@ -15,7 +15,7 @@ use alloc::rc::Rc;
 use alloc::vec::Vec;
 use wire::{Access, Errno, Operation, Permission};
 
-pub(crate) use watches::decode as decode_watch;
+pub(crate) use watches::{decode as decode_watch, sketch as sketch_of_watch};
 
 use crate::effects::Effects;
 use crate::path::{self, Name, Special};

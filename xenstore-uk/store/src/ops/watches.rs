@@ -11,7 +11,7 @@ use crate::path::Special;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, State};
-use crate::watch::{WATCH_OVERHEAD, Watch};
+use crate::watch::{Sketch, WATCH_OVERHEAD, Watch};
 
 impl State {
     /// WATCH: the watch fires once at once.
@@ -99,11 +99,22 @@ impl State {
 
     /// Registers a watch in both indices and accounts it.
     pub(crate) fn add_watch(&mut self, watch: Rc<Watch>) {
-        let Some(client) = self.client_mut(watch.client) else { return };
+        self.account_watch(watch.client, watch.memory() as i64);
+        self.register_watch(watch);
+    }
+
+    /// Accounts a watch of a connection.
+    pub(crate) fn account_watch(&mut self, client: u16, memory: i64) {
+        let Some(client) = self.client(client) else { return };
         let domid = client.domid;
-        client.watches.insert(watch.serial, watch.clone());
         self.charge(domid, Quota::Watches, 1);
-        self.charge(domid, Quota::Memory, watch.memory() as i64);
+        self.charge(domid, Quota::Memory, memory);
+    }
+
+    /// Registers a watch, accounted already, in both indices.
+    pub(crate) fn register_watch(&mut self, watch: Rc<Watch>) {
+        let Some(client) = self.client_mut(watch.client) else { return };
+        client.watches.insert(watch.serial, watch.clone());
         self.watches.add(watch);
     }
 
@@ -163,6 +174,17 @@ fn encode(watch: &Watch) -> Vec<u8> {
         .bytes(&watch.path)
         .bytes(&watch.token)
         .finish()
+}
+
+/// What the index keeps of the durable record of a watch.
+pub(crate) fn sketch(bytes: &[u8]) -> Option<Sketch> {
+    let mut reader = Reader::new(bytes);
+    let _serial = reader.u64()?;
+    let client = reader.u16()?;
+    let _implicit = reader.u16()?;
+    let _depth = (reader.u8()?, reader.u32()?);
+    let (path, token) = (reader.bytes()?, reader.bytes()?);
+    Some(Sketch::new(client, path, token))
 }
 
 /// Reads the durable record of a watch.

@@ -11,11 +11,15 @@
 //! 32  u64 sum over all other double words, each times an odd number that its place gives
 //! 40  entries, 24 bytes for each record, a record's number is its place:
 //!         0   u32 its first slot + 1, 0 = no such record
-//!         4   u8 kind, u8 zero, u16 owner of a node
+//!         4   u8 kind, u8 tag of a node's name, u16 owner of a node
 //!         8   u32 bytes that a node is accounted with
 //!         12  u32 first child + 1, 0 = none
 //!         16  u32 next child of the same parent + 1, 0 = none
 //!         20  u32 child before it; of the first one, its parent with bit 31 set
+//!     and of a watch
+//!         6   u16 connection
+//!         8   u32 bytes that it is accounted with
+//!         12  u64 hash of its path, plus one in each half
 //! ..  u32 for each slot (aligned to 8): 0 = free, 1 = the last of its record, else 2 + the slot
 //!     that goes on
 //! ..  the journal of the change at hand ([`crate::persist::journal`])
@@ -35,9 +39,11 @@ use alloc::vec::Vec;
 
 use fabric::SharedMemory;
 
+use crate::checksum::checksum;
 use crate::effects::Kind;
 use crate::persist::journal::{self, JOURNAL_LEN, Journal};
 use crate::persist::slots::NONE;
+use crate::watch::Sketch;
 
 /// Bytes before the entries.
 const HEADER_LEN: usize = 40;
@@ -103,6 +109,8 @@ pub(super) struct Entry {
     /// The first slot; [`NONE`]: there is no such record.
     pub first_slot: u32,
     kind: u8,
+    /// Tells most names of a directory apart ([`tag`]).
+    pub tag: u8,
     /// Owner of a node.
     pub owner: u16,
     /// Bytes that a node is accounted with.
@@ -124,6 +132,13 @@ impl Entry {
         self.kind == NODE
     }
 
+    /// What is known of a watch; `None` if it is none.
+    pub fn sketch(&self) -> Option<Sketch> {
+        let hash = u64::from(self.first_child) | u64::from(self.next) << 32;
+        let sketch = Sketch { client: self.owner, hash, memory: self.memory };
+        (self.kind == Kind::Watch.raw()).then_some(sketch)
+    }
+
     /// What the record holds; `None` if there is none.
     pub fn kind(&self) -> Option<Kind> {
         Kind::from_raw(self.kind)
@@ -135,6 +150,7 @@ impl Entry {
         Self {
             first_slot: (slot_and_kind as u32).wrapping_sub(1),
             kind: (slot_and_kind >> 32) as u8,
+            tag: (slot_and_kind >> 40) as u8,
             owner: (slot_and_kind >> 48) as u16,
             memory: memory_and_child as u32,
             first_child: ((memory_and_child >> 32) as u32).wrapping_sub(1),
@@ -145,12 +161,18 @@ impl Entry {
 
     #[inline(always)]
     fn words(&self) -> [u32; 6] {
-        let Self { first_slot, kind, owner, memory, first_child, next, before } = *self;
-        let what = u32::from(kind) | u32::from(owner) << 16;
+        let Self { first_slot, kind, tag, owner, memory, first_child, next, before } = *self;
+        let what = u32::from(kind) | u32::from(tag) << 8 | u32::from(owner) << 16;
         let [first_slot, first_child, next] =
             [first_slot, first_child, next].map(|number| number.wrapping_add(1));
         [first_slot, what, memory, first_child, next, before]
     }
+}
+
+/// A byte that differs for most names: of a directory's children, those with another one need not
+/// be read to find a name.
+pub(super) fn tag(name: &[u8]) -> u8 {
+    (checksum(GOLDEN, name) >> 56) as u8
 }
 
 /// [`Kind::Node`] in an entry.
@@ -160,7 +182,9 @@ const NODE: u8 = Kind::Node.raw();
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Change {
     /// A node has this content, or is new below this parent.
-    Node { record: u32, parent: u32, owner: u16, memory: u32 },
+    Node { record: u32, parent: u32, tag: u8, owner: u16, memory: u32 },
+    /// A watch has this content.
+    Watch { record: u32, sketch: Sketch },
     /// Another record has this content.
     Other { record: u32, kind: Kind },
     /// A record goes.
@@ -171,9 +195,10 @@ impl Change {
     /// The record.
     pub fn record(&self) -> u32 {
         match self {
-            Self::Node { record, .. } | Self::Other { record, .. } | Self::Gone { record } => {
-                *record
-            }
+            Self::Node { record, .. }
+            | Self::Watch { record, .. }
+            | Self::Other { record, .. }
+            | Self::Gone { record } => *record,
         }
     }
 }
@@ -398,12 +423,18 @@ impl<M: SharedMemory> Index<M> {
                 }
                 self.set(record, &old, &Entry::EMPTY);
             }
+            Change::Watch { sketch: Sketch { client, hash, memory }, .. } => {
+                let (first_child, next) = (hash as u32, (hash >> 32) as u32);
+                let kind = Kind::Watch.raw();
+                let place = Entry { first_slot, kind, owner: client, memory, ..Entry::EMPTY };
+                self.set(record, &old, &Entry { first_child, next, ..place });
+            }
             Change::Other { kind, .. } => {
                 let new = Entry { first_slot, kind: kind.raw(), ..old };
                 self.set(record, &old, &new);
             }
-            Change::Node { parent, owner, memory, .. } => {
-                let new = Entry { first_slot, kind: NODE, owner, memory, ..old };
+            Change::Node { parent, tag, owner, memory, .. } => {
+                let new = Entry { first_slot, kind: NODE, tag, owner, memory, ..old };
                 self.set(record, &old, &new);
                 // The root hangs on nothing.
                 if old.first_slot == NONE && parent != 0 {
@@ -480,117 +511,4 @@ fn entry_at(record: u32) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use alloc::collections::BTreeMap;
-    use fabric::HeapMemory;
-
-    const SLOTS: usize = 64;
-
-    fn node(record: u32, parent: u32) -> Change {
-        Change::Node { record, parent, owner: 3, memory: 100 }
-    }
-
-    /// The children of every record, as the lists have them.
-    fn children(index: &mut Index<HeapMemory>) -> BTreeMap<u32, Vec<u32>> {
-        let mut entries = BTreeMap::new();
-        index.each_entry(|record, entry| {
-            entries.insert(record, *entry);
-        });
-        let list = |first: u32| {
-            let next = |record: &u32| Some(entries[record].next).filter(|next| *next != NONE);
-            let mut found: Vec<u32> =
-                core::iter::successors(Some(first).filter(|first| *first != NONE), next).collect();
-            found.sort_unstable();
-            found
-        };
-        let present = entries.iter().filter(|(_, entry)| entry.is_node());
-        present.map(|(record, entry)| (*record, list(entry.first_child))).collect()
-    }
-
-    #[test]
-    fn nodes_hang_where_they_were_put() {
-        let mut index = Index::new(HeapMemory::new(index_len(SLOTS)), SLOTS);
-        index.clear(7);
-        for (record, parent) in [(1, 0), (3, 1), (4, 1), (5, 1), (6, 4), (7, 4)] {
-            index.apply(&node(record, parent), record * 2);
-        }
-        index.apply(&Change::Other { record: 8, kind: Kind::Watch }, 20);
-        // Written again: it stays where it is.
-        index.apply(&node(4, 1), 30);
-        let hanging = children(&mut index);
-        assert_eq!(hanging[&1], [3, 4, 5]);
-        assert_eq!(hanging[&4], [6, 7]);
-        assert_eq!(index.entry(4).first_slot, 30);
-        index.building = None;
-        index.seal(5, 99, 6);
-        // From the middle, the front and the end, and a whole subtree in either order.
-        for gone in [[4, 6, 7], [7, 4, 6], [6, 7, 4]] {
-            let memory = HeapMemory::new(index_len(SLOTS));
-            let mut bytes = alloc::vec![0; index.memory.len()];
-            index.memory.read(0, &mut bytes);
-            memory.write(0, &bytes);
-            let mut copy = Index::new(memory, SLOTS);
-            gone.into_iter().for_each(|record| copy.apply(&Change::Gone { record }, 0));
-            assert_eq!(children(&mut copy)[&1], [3, 5]);
-            copy.apply(&node(4, 5), 1);
-            copy.apply(&Change::Gone { record: 3 }, 0);
-            assert_eq!(
-                children(&mut copy),
-                BTreeMap::from([(1, [5].into()), (4, [].into()), (5, [4].into())])
-            );
-        }
-    }
-
-    #[test]
-    fn it_describes_nothing_until_it_is_sealed_whole() {
-        let memory = HeapMemory::new(index_len(SLOTS));
-        let mut index = Index::new(memory.clone(), SLOTS);
-        assert_eq!(index.summary(), None);
-        index.clear(7);
-        index.apply(&node(1, 0), 0);
-        index.seal(5, 99, 1);
-        assert_eq!(index.summary(), None, "there may be records that it does not have yet");
-        index.building = None;
-        index.seal(5, 99, 1);
-        let found = Index::new(memory.clone(), SLOTS).summary();
-        let summary = Summary { committed: 5, key: 7, digest: 99, nodes: 1, entries: 2 };
-        assert_eq!(found, Some(summary));
-        index.distrust();
-        assert_eq!(Index::new(memory, SLOTS).summary(), None);
-    }
-
-    #[test]
-    fn every_flipped_bit_is_noticed() {
-        let memory = HeapMemory::new(index_len(SLOTS));
-        let mut index = Index::new(memory.clone(), SLOTS);
-        index.clear(7);
-        for (record, parent) in [(1, 0), (3, 1), (4, 3)] {
-            index.link(record, NONE);
-            index.apply(&node(record, parent), record);
-        }
-        index.link(9, 10);
-        index.free(3);
-        index.building = None;
-        index.seal(5, 99, 3);
-        let is_believed = || {
-            let mut index = Index::new(memory.clone(), SLOTS);
-            let Some(summary) = index.summary() else { return false };
-            index.each_link(12, |_, _| ());
-            index.each_entry(|_, _| ());
-            index.is_intact(&summary) && summary.key == 7
-        };
-        assert!(is_believed());
-        let entries = HEADER_LEN..entry_at(5);
-        let links = links_at(SLOTS)..links_at(SLOTS) + 12 * 4;
-        for at in (0..HEADER_LEN).chain(entries).chain(links) {
-            for bit in 0..8 {
-                let mut byte = [0];
-                memory.read(at, &mut byte);
-                memory.write(at, &[byte[0] ^ 1 << bit]);
-                assert!(!is_believed(), "bit {bit} at {at}");
-                memory.write(at, &byte);
-            }
-        }
-    }
-}
+mod tests;

@@ -69,8 +69,10 @@ impl<M: SharedMemory> SlotStore<M> {
         let kind = Kind::from_raw(bytes[24])?;
         let mut content = Vec::new();
         self.read_record(record, &mut content)?;
-        if kind != Kind::Node {
-            return Some(Change::Other { record, kind });
+        match kind {
+            Kind::Node => {}
+            Kind::Watch => return Some(Self::watch(record, &content)),
+            kind => return Some(Change::Other { record, kind }),
         }
         let (head, body) = content.split_first_chunk::<NODE_HEAD_LEN>()?;
         Some(SlotStore::<M>::node(record, head, body))
@@ -179,8 +181,9 @@ impl<M: SharedMemory> SlotStore<M> {
         let entries = summary.entries as usize;
         let mut first = alloc::vec![NONE; entries];
         let mut next = alloc::vec![NONE; entries];
+        let mut tags = alloc::vec![0; entries];
         let (mut owned, mut left) = (Owned::default(), 0);
-        let (mut others, mut free_records) = (Vec::new(), Vec::new());
+        let (mut others, mut watches, mut free_records) = (Vec::new(), Vec::new(), Vec::new());
         self.chains = alloc::vec![Chain::EMPTY; entries];
         index.each_entry(|record, entry| {
             let place = record as usize;
@@ -188,8 +191,11 @@ impl<M: SharedMemory> SlotStore<M> {
             if entry.is_node() {
                 first[place] = entry.first_child;
                 next[place] = entry.next;
+                tags[place] = entry.tag;
                 left += u32::from(entry.first_child != NONE);
                 owned.add(entry.owner, entry.memory as usize);
+            } else if let Some(sketch) = entry.sketch() {
+                watches.push((record, sketch));
             } else if let Some(kind) = entry.kind() {
                 others.push((kind, record, Vec::new()));
             } else if record >= FIRST_FREE_RECORD {
@@ -205,9 +211,11 @@ impl<M: SharedMemory> SlotStore<M> {
         }
         let root = self.load_node(ROOT_RECORD, summary.committed)?;
         let tree = Tree::from_root(root, summary.digest, summary.nodes, self.key);
-        let unloaded = Unloaded { first, next, left, since: summary.committed, wide: Vec::new() };
+        let mut unloaded = Unloaded::new(first, next, left, summary.committed);
+        unloaded.tags = tags;
         let report = LoadReport { nodes: summary.nodes, ..LoadReport::default() };
         let nodes = LoadedNodes { tree, unloaded, owned: owned.finish() };
-        Some(Loaded { nodes, others, next_record: summary.entries, free_records, report })
+        let next_record = summary.entries;
+        Some(Loaded { nodes, others, watches, next_record, free_records, report })
     }
 }

@@ -193,7 +193,7 @@ mod tests {
     }
 
     fn node(record: u32, parent: u32) -> Change {
-        Change::Node { record, parent, owner: 3, memory: 100 }
+        Change::Node { record, parent, tag: 7, owner: 3, memory: 100 }
     }
 
     /// An index of commit 5.

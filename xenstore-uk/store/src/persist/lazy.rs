@@ -1,12 +1,14 @@
 //! Nodes that a reload has found and not yet made: their records are counted and known to hang
 //! together; the nodes themselves are made when they are needed, or when there is time.
 
+use alloc::collections::BTreeSet;
 use alloc::rc::Rc;
 use alloc::vec::Vec;
 use fabric::SharedMemory;
 
 use crate::dir;
 use crate::node::{Link, Node, NodeParts};
+use crate::persist::index::tag;
 use crate::persist::reload::{half, quarter, word};
 use crate::persist::slots::{NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, SLOT_LEN};
@@ -19,6 +21,10 @@ pub(crate) struct Unloaded {
     pub first: Vec<u32>,
     /// The next child of the same parent after each record.
     pub next: Vec<u32>,
+    /// What tells most names of a directory apart, of each record; empty: it is not known.
+    pub tags: Vec<u8>,
+    /// Nodes that were made although their parent's other children were not.
+    made: BTreeSet<u32>,
     /// Directories left.
     pub left: u32,
     /// The commit that was the last one at the reload.
@@ -53,7 +59,24 @@ pub(crate) enum Made {
     All(Link),
 }
 
+/// What came of looking for a child.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// Its node, which is made from now on.
+    Found(Rc<Node>),
+    /// There is none of this name that is not made.
+    Nothing,
+    /// That cannot be told before all children are made.
+    Unknown,
+}
+
 impl Unloaded {
+    /// Nothing is made.
+    pub fn new(first: Vec<u32>, next: Vec<u32>, left: u32, since: u64) -> Self {
+        let (tags, made, wide) = (Vec::new(), BTreeSet::new(), Vec::new());
+        Self { first, next, tags, made, left, since, wide }
+    }
+
     /// Whether the children of a node have not been made.
     pub fn has(&self, record: u32) -> bool {
         self.first.get(record as usize).is_some_and(|first| *first != NONE)
@@ -87,6 +110,13 @@ pub(crate) struct Reach {
     pub levels: usize,
 }
 
+impl Reach {
+    /// The children of one node, and nothing below them.
+    pub fn short() -> Self {
+        Self { nodes: 0, levels: 1 }
+    }
+}
+
 impl<M: SharedMemory> SlotStore<M> {
     /// Makes the children of a node, and what is below them as far as `reach` allows. What is not
     /// reached stays unloaded.
@@ -108,27 +138,62 @@ impl<M: SharedMemory> SlotStore<M> {
             return self.load_piece(unloaded, record, first);
         }
         unloaded.take(record);
-        let count = unloaded.siblings(first).count();
+        let missing = |record: &u32| !unloaded.made.contains(record);
+        let count = unloaded.siblings(first).filter(missing).count();
         reach.nodes = reach.nodes.saturating_sub(count);
         reach.levels -= 1;
         let mut nodes: Vec<Rc<Node>> = Vec::with_capacity(count);
         let mut child = first;
         while child != NONE {
-            let mut node =
-                self.load_node(child, unloaded.since).ok_or(Damaged { record: child })?;
+            let record = child;
+            child = unloaded.next[child as usize];
+            if unloaded.made.contains(&record) {
+                continue;
+            }
+            let mut node = self.load_node(record, unloaded.since).ok_or(Damaged { record })?;
             if reach.nodes > 0
                 && reach.levels > 0
-                && let Made::All(below) = self.load_children(unloaded, child, reach)?
+                && let Made::All(below) = self.load_children(unloaded, record, reach)?
             {
                 Rc::get_mut(&mut node).expect("nobody shares it").children = below;
             }
             nodes.push(node);
-            child = unloaded.next[child as usize];
         }
         reach.levels += 1;
         nodes.sort_unstable_by(|a, b| a.compare_names(b));
         let (treap, _) = dir::build(nodes.into_iter(), &mut Vec::new());
         Ok(Made::All(treap))
+    }
+
+    /// Makes the child of this name, and no other one.
+    ///
+    /// # Errors
+    /// A record whose slots are damaged.
+    pub(crate) fn load_child(
+        &self,
+        unloaded: &mut Unloaded,
+        parent: u32,
+        name: &[u8],
+    ) -> Result<Sought, Damaged> {
+        let first = unloaded.first.get(parent as usize).copied().unwrap_or(NONE);
+        if first == NONE {
+            return Ok(Sought::Nothing);
+        }
+        // Of one that is being made piece by piece nobody knows which pieces there are.
+        if unloaded.tags.is_empty() || unloaded.wide.iter().any(|wide| wide.record == parent) {
+            return Ok(Sought::Unknown);
+        }
+        let tag = tag(name);
+        let may_be = |record: &u32| {
+            unloaded.tags.get(*record as usize) == Some(&tag) && !unloaded.made.contains(record)
+        };
+        let found = unloaded.siblings(first).filter(may_be).find_map(|record| {
+            let node = self.load_node(record, unloaded.since).ok_or(Damaged { record });
+            node.map(|node| (node.name() == name).then_some((record, node))).transpose()
+        });
+        let Some((record, node)) = found.transpose()? else { return Ok(Sought::Nothing) };
+        unloaded.made.insert(record);
+        Ok(Sought::Found(node))
     }
 
     /// Makes some children of a wide directory.
@@ -147,11 +212,14 @@ impl<M: SharedMemory> SlotStore<M> {
             if wide.next == NONE {
                 break;
             }
-            let damaged = Damaged { record: wide.next };
-            let node = self.load_node(wide.next, unloaded.since).ok_or(damaged)?;
+            let record = wide.next;
+            wide.next = unloaded.next[record as usize];
+            if unloaded.made.contains(&record) {
+                continue;
+            }
+            let node = self.load_node(record, unloaded.since).ok_or(Damaged { record })?;
             // No two children have one name; of damage that no checksum saw, one of them remains.
             let _ = dir::insert(&mut wide.children, node);
-            wide.next = unloaded.next[wide.next as usize];
         }
         if wide.next != NONE {
             unloaded.wide.push(wide);
@@ -176,7 +244,7 @@ impl<M: SharedMemory> SlotStore<M> {
     }
 
     /// Reads the content of a record; `None` if a slot of it is damaged or none of its.
-    pub(super) fn read_record(&self, record: u32, content: &mut Vec<u8>) -> Option<()> {
+    pub(crate) fn read_record(&self, record: u32, content: &mut Vec<u8>) -> Option<()> {
         let mut slot = self.chains.get(record as usize)?.first;
         let mut bytes = [0; SLOT_LEN];
         let (mut part, mut parts) = (0, 0);

@@ -14,6 +14,7 @@ use crate::persist::slots::{Chain, NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, SLOT_LEN, VERSION};
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
+use crate::watch::Sketch;
 
 /// What a reload found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct Loaded {
     pub nodes: LoadedNodes,
     /// Its other records: kind, number, content.
     pub others: Vec<(Kind, u32, Vec<u8>)>,
+    /// Watches that are not among them: record number, and what is known without reading it.
+    pub(crate) watches: Vec<(u32, Sketch)>,
     /// One more than the highest record number.
     pub next_record: u32,
     /// Record numbers below that are not in use.
@@ -264,7 +267,10 @@ impl<M: SharedMemory> Scan<M> {
         let free_records =
             (FIRST_FREE_RECORD..next_record).rev().filter(|record| !used(record)).collect();
         let report = self.report;
-        (self.store, Loaded { nodes, others, next_record, free_records, report })
+        (
+            self.store,
+            Loaded { nodes, others, watches: Vec::new(), next_record, free_records, report },
+        )
     }
 
     /// Takes a record of several parts, or one that is not a node.
@@ -350,8 +356,7 @@ impl<M: SharedMemory> Scan<M> {
             }
         }
         self.report.nodes = found.total;
-        let unloaded =
-            Unloaded { first, next, left, since: self.store.committed, wide: Vec::new() };
+        let unloaded = Unloaded::new(first, next, left, self.store.committed);
         Linked { unloaded, found, digest }
     }
 

@@ -5,8 +5,9 @@ use fabric::SharedMemory;
 
 use crate::checksum::{Checksum, checksum};
 use crate::effects::Kind;
-use crate::node::NODE_OVERHEAD;
-use crate::persist::index::{Change, Index};
+use crate::node::{ENTRY_LEN, NODE_OVERHEAD};
+use crate::ops::sketch_of_watch;
+use crate::persist::index::{Change, Index, tag};
 use crate::persist::reload::{half, quarter, read_header};
 use crate::persist::{
     CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
@@ -151,20 +152,32 @@ impl<M: SharedMemory> SlotStore<M> {
         self.written.push(record);
         let change = match kind {
             Kind::Node => Self::node(record, head, body),
+            Kind::Watch => Self::watch(record, head),
             kind => Change::Other { record, kind },
         };
         self.note(change);
     }
 
+    /// What the index keeps of a watch's content.
+    pub(super) fn watch(record: u32, content: &[u8]) -> Change {
+        match sketch_of_watch(content) {
+            Some(sketch) => Change::Watch { record, sketch },
+            // Nobody writes one that cannot be read; it is no watch to any life.
+            None => Change::Other { record, kind: Kind::Watch },
+        }
+    }
+
     /// What the index keeps of a node's content.
     pub(super) fn node(record: u32, head: &[u8], body: &[u8]) -> Change {
-        let (parent, owner) = match head.split_first_chunk::<NODE_HEAD_LEN>() {
+        let (head, body) = match head.split_first_chunk::<NODE_HEAD_LEN>() {
             // All of it in one piece, as it came from elsewhere.
-            Some((head, rest)) if body.is_empty() => (half(head, 16), quarter(rest, 0)),
-            _ => (half(head, 16), quarter(body, 0)),
+            Some((head, rest)) if body.is_empty() => (head.as_slice(), rest),
+            _ => (head, body),
         };
-        let content = head.len() + body.len() - NODE_HEAD_LEN;
-        Change::Node { record, parent, owner, memory: (NODE_OVERHEAD + content) as u32 }
+        let name_at = usize::from(quarter(head, 22)) * ENTRY_LEN;
+        let name = body.get(name_at..name_at + usize::from(quarter(head, 20))).unwrap_or(&[]);
+        let (parent, owner, tag) = (half(head, 16), quarter(body, 0), tag(name));
+        Change::Node { record, parent, tag, owner, memory: (NODE_OVERHEAD + body.len()) as u32 }
     }
 
     fn note(&mut self, change: Change) {

@@ -1,6 +1,7 @@
-//! Making the nodes of a reloaded store when they are needed: the first answers after a crash do
-//! not wait for all the others.
+//! Making the nodes and watches of a reloaded store when they are needed: the first answers after a
+//! crash do not wait for all the others.
 
+use alloc::rc::Rc;
 use alloc::vec::Vec;
 
 use fabric::SharedMemory;
@@ -8,10 +9,12 @@ use wire::{HEADER_LEN, Header, Operation, text};
 
 use crate::dir::Children;
 use crate::node::{Link, Node};
-use crate::path::{self, Special};
-use crate::persist::{Damaged, Made, Reach, Unloaded};
+use crate::ops::decode_watch;
+use crate::path::{self, Special, components};
+use crate::persist::{Damaged, Made, Reach, SlotStore, Sought, Unloaded};
 use crate::server::Server;
 use crate::state::State;
+use crate::watch::{Sketch, hashes_above};
 
 /// Nodes made in one step, but for what the last directory has more: some hundred microseconds,
 /// well below the time after which the unit counts as hung.
@@ -24,18 +27,41 @@ const NODES_PER_VISIT: usize = 4;
 /// the stack.
 const STEP_LEVELS: usize = 32;
 
+/// Directories below a removed node that are made at once, each of them with at most a few dozen
+/// children in all likelihood: below [`STEP_NODES`].
+const FEW_DIRECTORIES: usize = 8;
+
+/// Watches made in one step: as long as its nodes take.
+const STEP_WATCHES: usize = 64;
+
+/// What a start leaves for later.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// Nodes.
+    pub nodes: Unloaded,
+    /// Watches, accounted already: record number, and what is known of it.
+    pub watches: Vec<(u32, Sketch)>,
+}
+
 /// What remains to be made.
 #[derive(Debug)]
 pub(super) struct Loading {
     unloaded: Unloaded,
     /// Directories to look at in the background.
     queue: Vec<Vec<u8>>,
+    watches: Vec<(u32, Sketch)>,
 }
 
 impl Loading {
     /// Begins with the root.
-    pub fn new(unloaded: Unloaded) -> Option<Self> {
-        (unloaded.left > 0).then(|| Self { unloaded, queue: Vec::from([b"/".to_vec()]) })
+    pub fn new(later: Later) -> Option<Self> {
+        let Later { nodes: unloaded, watches } = later;
+        let queue = Vec::from([b"/".to_vec()]);
+        Some(Self { unloaded, queue, watches }).filter(|loading| !loading.is_done())
+    }
+
+    fn is_done(&self) -> bool {
+        self.unloaded.left == 0 && self.watches.is_empty()
     }
 }
 
@@ -71,30 +97,19 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return true;
         }
         match header.operation {
-            // What a transaction looks at is made in all trees, its own among them.
             O::Read
             | O::Directory
             | O::DirectoryPart
             | O::GetPermissions
             | O::Write
             | O::MakeDirectory
-            | O::SetPermissions => {
-                let domid = self.state.client(client).map_or(0, |client| client.domid);
-                let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else {
-                    return true;
-                };
-                let mut buffer = path::Buffer::new();
-                let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
-                // Special names are no nodes.
-                let Some(name) = name.ok().filter(|name| !name.is_special()) else { return true };
-                let path = name.path.to_vec();
-                self.load_path(&path, &mut Reach { nodes: 0, levels: 1 })
-            }
-            // Its end touches what its requests have looked at.
-            O::TransactionStart | O::TransactionEnd => true,
-            O::Watch
-            | O::Unwatch
-            | O::ResetWatches
+            | O::SetPermissions
+            | O::Remove => self.load_named(client, header.operation, len),
+            // Its end touches what its requests have looked at, and any watch. One that a crash
+            // has ended touches nothing.
+            O::TransactionEnd => self.has_all_watches() || self.is_lost(client, header),
+            O::Watch | O::Unwatch | O::ResetWatches => self.has_all_watches(),
+            O::TransactionStart
             | O::GetDomainPath
             | O::IsDomainIntroduced
             | O::GetFeature
@@ -107,37 +122,173 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
+    /// Makes what a request looks at that names a node, unless that is much. What a transaction
+    /// looks at is made in all trees, its own among them.
+    fn load_named(&mut self, client: u16, operation: Operation, len: usize) -> bool {
+        use Operation as O;
+        let domid = self.state.client(client).map_or(0, |client| client.domid);
+        let Some((sent, _)) = text::split(&self.request[HEADER_LEN..len]) else {
+            return true;
+        };
+        let mut buffer = path::Buffer::new();
+        let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
+        // Special names are no nodes.
+        let Some(name) = name.ok().filter(|name| !name.is_special()) else { return true };
+        let path = name.path.to_vec();
+        match operation {
+            O::Write | O::MakeDirectory | O::SetPermissions => {
+                self.make_watches_above(&path);
+                self.load_way(&path)
+            }
+            O::Read | O::GetPermissions => self.load_way(&path),
+            O::Remove => self.load_below(&path) && self.make_watches_below(&path),
+            _ => self.load_path(&path, &mut Reach::short()),
+        }
+    }
+
+    /// Whether the transaction of a request is one that a crash has ended.
+    fn is_lost(&self, client: u16, header: &Header) -> bool {
+        let client = self.state.client(client);
+        let mut open = client.into_iter().flat_map(|client| &client.transactions);
+        open.find(|open| open.id == header.transaction).is_none_or(|open| open.lost)
+    }
+
+    fn has_all_watches(&self) -> bool {
+        self.loading.as_ref().is_none_or(|loading| loading.watches.is_empty())
+    }
+
+    /// Makes the watches that a change of this node may fire.
+    fn make_watches_above(&mut self, path: &[u8]) {
+        if !self.has_all_watches() {
+            let mut hashes: Vec<u64> = hashes_above(path).collect();
+            hashes.sort_unstable();
+            self.make_watches(usize::MAX, |watch| hashes.binary_search(&watch.hash).is_ok());
+        }
+    }
+
+    /// Makes the watches that the removal of this node may fire, or some of them.
+    fn make_watches_below(&mut self, path: &[u8]) -> bool {
+        let node = self.state.tree.get(path);
+        if node.is_none_or(|found| found.node.children.is_none()) {
+            self.make_watches_above(path);
+            return true;
+        }
+        // Those on the nodes below it, too.
+        self.make_watches(STEP_WATCHES, |_| true);
+        self.has_all_watches()
+    }
+
+    /// Makes all watches: something may change that is not in any request.
+    pub(super) fn make_all_watches(&mut self) {
+        if !self.has_all_watches() {
+            self.make_watches(usize::MAX, |_| true);
+        }
+    }
+
+    /// Makes at most `count` of the watches that are wanted.
+    fn make_watches(&mut self, count: usize, is_wanted: impl Fn(&Sketch) -> bool) {
+        let Some(loading) = &mut self.loading else { return };
+        let outer = self.mutating.replace(true);
+        let wanted = loading.watches.extract_if(.., |(_, watch)| is_wanted(watch)).take(count);
+        let mut content = Vec::new();
+        for (record, _) in wanted {
+            content.clear();
+            let found = self.slots.read_record(record, &mut content);
+            match found.and_then(|()| decode_watch(&content, record)) {
+                Some(watch) => self.state.register_watch(Rc::new(watch)),
+                None => give_up(&mut self.slots, record),
+            }
+        }
+        self.end_loading();
+        self.mutating.set(outer);
+    }
+
     /// Makes the nodes on the way to a path, and below the last one what is in `reach`. Answers
     /// false if a directory on the way takes further calls.
     fn load_path(&mut self, path: &[u8], reach: &mut Reach) -> bool {
-        let mut is_made = true;
-        self.mutating.set(true);
+        if !self.load_way(path) {
+            return false;
+        }
+        let node = self.state.tree.get(path).map(|found| found.node.record);
+        node.is_none_or(|record| self.load_directory(path, record, reach))
+    }
+
+    /// Makes the nodes on the way to a path. Answers false if a directory takes further calls.
+    fn load_way(&mut self, path: &[u8]) -> bool {
         while let Some(loading) = &mut self.loading {
             let found = self.state.tree.seek(path);
+            let Some(name) = components(found.missing).next() else { return true };
             let (record, len) = (found.node.record, found.path.len());
-            let unloaded = &mut loading.unloaded;
-            let children = match self.slots.load_children(unloaded, record, reach) {
-                Ok(Made::All(children)) => children,
-                Ok(Made::Nothing) => break,
-                Ok(Made::Part) => {
-                    is_made = false;
-                    break;
+            let outer = self.mutating.replace(true);
+            let sought = self.slots.load_child(&mut loading.unloaded, record, name);
+            match &sought {
+                Ok(Sought::Found(child)) => self.state.attach_child(&path[..len], record, child),
+                Ok(_) => {}
+                Err(Damaged { record }) => give_up(&mut self.slots, *record),
+            }
+            self.mutating.set(outer);
+            match sought {
+                Ok(Sought::Found(_)) => {}
+                Ok(Sought::Unknown) => {
+                    if !self.load_directory(&path[..len], record, &mut Reach::short()) {
+                        return false;
+                    }
                 }
-                Err(Damaged { record }) => {
-                    // The next life reads every slot, and says what is lost.
-                    self.slots.distrust_index();
-                    panic!("the slots of record {record} are damaged");
-                }
-            };
-            self.state.attach(&path[..len], record, &children);
-            self.end_loading();
+                _ => return true,
+            }
         }
-        self.mutating.set(false);
-        is_made
+        true
+    }
+
+    /// Makes the children of the node at a path, and what is below them in `reach`. Answers false
+    /// if that takes further calls.
+    fn load_directory(&mut self, path: &[u8], record: u32, reach: &mut Reach) -> bool {
+        let Some(loading) = &mut self.loading else { return true };
+        let outer = self.mutating.replace(true);
+        let made = self.slots.load_children(&mut loading.unloaded, record, reach);
+        match &made {
+            Ok(Made::All(children)) => {
+                self.state.attach(path, record, children);
+                self.end_loading();
+            }
+            Ok(_) => {}
+            Err(Damaged { record }) => give_up(&mut self.slots, *record),
+        }
+        self.mutating.set(outer);
+        !matches!(made, Ok(Made::Part))
+    }
+
+    /// Makes the nodes on the way to a path and all below it, unless these are many.
+    fn load_below(&mut self, path: &[u8]) -> bool {
+        let mut queue = Vec::from([path.to_vec()]);
+        for _ in 0..FEW_DIRECTORIES {
+            let Some(at) = queue.pop() else { return true };
+            if !self.load_path(&at, &mut Reach::short()) {
+                return false;
+            }
+            self.directories_in(&at, &mut queue);
+        }
+        queue.is_empty()
+    }
+
+    /// Appends the children of a node that have children of their own.
+    fn directories_in(&self, path: &[u8], into: &mut Vec<Vec<u8>>) {
+        let Some(loading) = &self.loading else { return };
+        let Some(found) = self.state.tree.get(path) else { return };
+        let has_children =
+            |child: &Node| child.children.is_some() || loading.unloaded.has(child.record);
+        for child in Children::new(&found.node.children).filter(|child| has_children(child)) {
+            let mut below = path.to_vec();
+            path::push(&mut below, child.name());
+            into.push(below);
+        }
     }
 
     /// Makes some nodes.
     pub(super) fn load_step(&mut self) {
+        if !self.has_all_watches() {
+            return self.make_watches(STEP_WATCHES, |_| true);
+        }
         let mut reach = Reach { nodes: STEP_NODES, levels: STEP_LEVELS };
         while reach.nodes > 0 {
             reach.nodes = reach.nodes.saturating_sub(NODES_PER_VISIT);
@@ -152,22 +303,25 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             if !is_made {
                 return loading.queue.push(path);
             }
-            let Some(found) = self.state.tree.get(&path) else { continue };
-            let has_children =
-                |child: &Node| child.children.is_some() || loading.unloaded.has(child.record);
-            for child in Children::new(&found.node.children).filter(|child| has_children(child)) {
-                let mut below = path.clone();
-                path::push(&mut below, child.name());
-                loading.queue.push(below);
+            let mut queue = core::mem::take(&mut loading.queue);
+            self.directories_in(&path, &mut queue);
+            if let Some(loading) = &mut self.loading {
+                loading.queue = queue;
             }
         }
     }
 
     fn end_loading(&mut self) {
-        if self.loading.as_ref().is_some_and(|loading| loading.unloaded.left == 0) {
+        if self.loading.as_ref().is_some_and(Loading::is_done) {
             self.loading = None;
         }
     }
+}
+
+/// Ends this life: the next one reads every slot, and says what is lost.
+fn give_up<M: SharedMemory>(slots: &mut SlotStore<M>, record: u32) -> ! {
+    slots.distrust_index();
+    panic!("the slots of record {record} are damaged");
 }
 
 impl State {
@@ -178,6 +332,14 @@ impl State {
         self.tree.attach(path, record, children);
         for client in self.clients.iter_mut().flatten() {
             client.transactions.iter_mut().for_each(|open| open.attach(path, record, children));
+        }
+    }
+
+    /// Hangs one child of a reloaded node into every tree that has the node.
+    fn attach_child(&mut self, path: &[u8], record: u32, child: &Rc<Node>) {
+        self.tree.attach_child(path, record, child);
+        for client in self.clients.iter_mut().flatten() {
+            client.transactions.iter_mut().for_each(|open| open.attach_child(path, record, child));
         }
     }
 }

@@ -305,6 +305,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         change: impl FnOnce(&mut State, &mut Outbox<'_, M, A>) -> (R, bool),
     ) -> R {
         self.mutating.set(true);
+        self.make_all_watches();
         let (result, changed) = self.with_outbox(None, change);
         if changed {
             self.commit();

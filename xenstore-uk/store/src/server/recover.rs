@@ -15,12 +15,12 @@ use crate::connection::{AREA_LEN, Area, Connection};
 use crate::domain::{Client, Domain, Sweep};
 use crate::effects::Kind;
 use crate::ops::decode_watch;
-use crate::persist::{LoadReport, Loaded, SlotStore, Unloaded};
+use crate::persist::{LoadReport, Loaded, SlotStore};
 use crate::quota::{Limits, Quota};
 use crate::request::Reply;
 use crate::server::fairness::Fairness;
 use crate::server::idle::IdleWork;
-use crate::server::lazy::Loading;
+use crate::server::lazy::{Later, Loading};
 use crate::server::outbox::ACTIONS_MAX;
 use crate::server::replica::{Replication, Role};
 use crate::server::{Server, StartReport, Stats};
@@ -102,9 +102,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         role: Role,
     ) -> (Self, StartReport) {
         let load = loaded.report;
-        let (state, unloaded) = State::restore(config, loaded, slots.committed());
+        let (state, later) = State::restore(config, loaded, slots.committed());
         let mut server = Self::with(state, slots, areas, role);
-        server.loading = Loading::new(unloaded);
+        server.loading = Loading::new(later);
         (server, StartReport { load, ..StartReport::default() })
     }
 
@@ -166,7 +166,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
 impl State {
     /// The state that a reloaded store describes.
-    pub(crate) fn restore(config: &Config, loaded: Loaded, committed: u64) -> (Self, Unloaded) {
+    pub(crate) fn restore(config: &Config, loaded: Loaded, committed: u64) -> (Self, Later) {
         let mut state = Self::new(config);
         state.committed = committed;
         state.domains = BTreeMap::new();
@@ -182,7 +182,10 @@ impl State {
             state.charge(owner, Quota::Memory, bytes as i64);
         }
         state.restore_others(&loaded.others);
-        (state, loaded.nodes.unloaded)
+        for (_, watch) in &loaded.watches {
+            state.account_watch(watch.client, i64::from(watch.memory));
+        }
+        (state, Later { nodes: loaded.nodes.unloaded, watches: loaded.watches })
     }
 
     fn restore_others(&mut self, others: &[(Kind, u32, Vec<u8>)]) {

@@ -124,9 +124,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
         slots.commit(digest, count);
         let (slots, loaded) = SlotStore::open(memory, config.owner).ok_or(RestoreError)?;
-        let (state, unloaded) = State::restore(config, loaded, slots.committed());
+        let (state, later) = State::restore(config, loaded, slots.committed());
         (self.slots, self.state) = (slots, state);
-        self.loading = Loading::new(unloaded);
+        self.loading = Loading::new(later);
         index.into_iter().for_each(|index| self.slots.keep_index(index));
         self.mutating.set(false);
         if self.state.digest() == digest { Ok(()) } else { Err(RestoreError) }
