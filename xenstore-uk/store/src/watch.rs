@@ -101,7 +101,7 @@ fn root_hash(path: &[u8]) -> u64 {
 }
 
 /// The hash of a path or special name, as the tree computes it.
-fn path_hash(path: &[u8]) -> u64 {
+pub(crate) fn path_hash(path: &[u8]) -> u64 {
     components(path).fold(root_hash(path), child_hash)
 }
 

@@ -339,6 +339,7 @@ fn first_of_a_life(is_made: bool, operation: O, strings: &[&str], is_payload: bo
     host.call(TOOL, O::Unwatch, &["/d6/n2", "t/d6/n2"]);
     host.write(TOOL, "/d6/n2", "again");
     told.extend(left.iter().map(|domid| host.events(*domid)));
+    host.server.finish_loading();
     let state = host.server.state();
     format!("{reply} {told:?} {:x} {}", state.digest(), state.watch_count())
 }
@@ -358,6 +359,8 @@ fn the_first_request_finds_what_one_finds_that_waits_until_all_is_made() {
         (O::Watch, &["/d5", "second"], false),
         (O::Watch, &["/d5", "t/d5"], false),
         (O::Unwatch, &["/d5", "t/d5"], false),
+        (O::Unwatch, &["@releaseDomain", "t@releaseDomain"], false),
+        (O::Watch, &["@releaseDomain", "t@releaseDomain"], false),
         (O::ResetWatches, &[""], false),
         (O::Release, &["16"], false),
         (O::Directory, &["/d5"], false),

@@ -14,7 +14,7 @@ use crate::path::{self, Special, components};
 use crate::persist::{Damaged, Made, Reach, SlotStore, Sought, Unloaded};
 use crate::server::Server;
 use crate::state::State;
-use crate::watch::{Sketch, hashes_above};
+use crate::watch::{Sketch, hashes_above, path_hash};
 
 /// Nodes made in one step, but for what the last directory has more: some hundred microseconds,
 /// well below the time after which the unit counts as hung.
@@ -104,11 +104,13 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             | O::Write
             | O::MakeDirectory
             | O::SetPermissions
-            | O::Remove => self.load_named(client, header.operation, len),
+            | O::Remove
+            | O::Watch
+            | O::Unwatch => self.load_named(client, header.operation, len),
             // Its end touches what its requests have looked at, and any watch. One that a crash
             // has ended touches nothing.
             O::TransactionEnd => self.has_all_watches() || self.is_lost(client, header),
-            O::Watch | O::Unwatch | O::ResetWatches => self.has_all_watches(),
+            O::ResetWatches => self.has_all_watches(),
             O::TransactionStart
             | O::GetDomainPath
             | O::IsDomainIntroduced
@@ -132,8 +134,16 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         };
         let mut buffer = path::Buffer::new();
         let name = path::resolve(sent, domid, Special::Allowed, usize::MAX, &mut buffer);
+        let Ok(name) = name else { return true };
+        if matches!(operation, O::Watch | O::Unwatch) {
+            let hash = path_hash(name.path);
+            self.make_watches(usize::MAX, |watch| watch.hash == hash);
+            return true;
+        }
         // Special names are no nodes.
-        let Some(name) = name.ok().filter(|name| !name.is_special()) else { return true };
+        if name.is_special() {
+            return true;
+        }
         let path = name.path.to_vec();
         match operation {
             O::Write | O::MakeDirectory | O::SetPermissions => {
