@@ -33,9 +33,10 @@ impl Heap {
     #[inline]
     unsafe fn take(&mut self, layout: Layout) -> *mut u8 {
         let Self { general, small } = self;
-        // SAFETY: The caller's condition; a run's size is not zero either.
-        let mut general =
-            |layout| unsafe { general.malloc(layout) }.map_or(ptr::null_mut(), NonNull::as_ptr);
+        let mut general = |layout| {
+            // SAFETY: The caller's condition; a run's size is not zero either.
+            unsafe { general.malloc(layout) }.map_or(ptr::null_mut(), NonNull::as_ptr)
+        };
         match Class::of(layout) {
             // SAFETY: What the general allocator gives belongs to nobody else, and who gives a
             // block back uses it no more.
@@ -67,7 +68,7 @@ impl Heap {
         let wanted = unsafe { Layout::from_size_align_unchecked(size, layout.align()) };
         match (Class::of(layout), Class::of(wanted)) {
             (None, None) => {
-                // SAFETY: The block is the general allocator's, so it is not null, with this layout.
+                // SAFETY: The block is the general allocator's, with this layout, so not null.
                 unsafe {
                     let block = NonNull::new_unchecked(block);
                     if size < layout.size() {
