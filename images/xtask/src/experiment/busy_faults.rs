@@ -40,7 +40,7 @@ const REBUILD_FAULTS: u64 = 15;
 const REBUILD_GAP_US: u64 = 240_000;
 /// Virtual time that a fault takes then, and the script's after the last one. In most rebuilds the
 /// store is never caught at work, as the guests hardly run meanwhile.
-const REBUILD_S: u64 = 1;
+const REBUILD_S: u64 = 3;
 const QUIET_S: u64 = 3;
 
 /// Work handed to the store before the first fault: the script runs.
@@ -48,6 +48,10 @@ const AFTER: u64 = 1_000;
 
 /// Memory of the emulated machine: three guests beside the services.
 const MEMORY_MIB: u32 = 1_280;
+
+/// Clients of the script in the guest: the more of them, the more often a rebuild finds the store at
+/// work.
+const CLIENTS: u64 = 4;
 
 /// Promise, in nanoseconds from the fault (docs/SPECIFICATION.md).
 const CRASH_DETECTED_NS: u64 = 50_000;
@@ -106,9 +110,9 @@ fn boot(seed: u64, count: u64, during: During) -> Result<Outcome> {
         During::Rebuild(_) => (REBUILD_GAP_US, count * REBUILD_S + QUIET_S),
     };
     let (kinds, during) = (KINDS.to_vec(), Some(during));
-    let plan = Plan { kinds, count, seed, gap_us, after: AFTER, during };
+    let plan = Some(Plan { kinds, count, seed, gap_us, after: AFTER, during });
     let clock = Clock::Virtual;
-    let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan: Some(plan) };
+    let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: CLIENTS, plan };
     let mut machine = boot.machine(&[], "")?;
     machine.memory_mib = MEMORY_MIB;
     Ok(boot.follow_script(&machine)?.0)

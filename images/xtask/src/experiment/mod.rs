@@ -59,7 +59,7 @@ const EXPERIMENTS: [Experiment; 9] = [
     Experiment {
         name: busy_faults::NAME,
         about: "crashes of xenstore-uk while a guest is created or another unit rebuilt",
-        runs: 60,
+        runs: 30,
         run: busy_faults::run,
     },
     Experiment {
