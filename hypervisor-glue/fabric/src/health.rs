@@ -194,9 +194,11 @@ impl<M: SharedMemory> HealthWriter<M> {
         checked::store(&self.page, TAKEN, handed, TAKEN_SALT);
     }
 
-    /// `items` work items have been completed in this life.
-    pub fn set_progress(&self, items: u64) {
-        checked::store(&self.page, PROGRESS, items, PROGRESS_SALT);
+    /// `items` more work items have been completed in this life.
+    pub fn add_progress(&self, items: u64) {
+        // A damaged count begins anew: whoever watches looks for a change alone.
+        let before = checked::load(&self.page, PROGRESS, PROGRESS_SALT).unwrap_or(0);
+        checked::store(&self.page, PROGRESS, before.wrapping_add(items), PROGRESS_SALT);
     }
 
     /// Answers a ping.
@@ -316,7 +318,8 @@ mod tests {
         unit.start(7);
         unit.set_state(7, State::Serving);
         unit.set_taken(41);
-        unit.set_progress(12);
+        unit.add_progress(5);
+        unit.add_progress(7);
         unit.set_pong(4);
         let health = Health { state: State::Serving, epoch: 7, taken: 41, progress: 12, pong: 4 };
         assert_eq!(watcher.read(), Ok(health));

@@ -68,7 +68,7 @@ fn health() {
     let writer = HealthWriter::new(&memory);
     writer.start(3);
     writer.set_taken(9);
-    writer.set_progress(0x1_0002);
+    writer.add_progress(0x1_0002);
     writer.set_pong(2);
     let report = RecoveryReport { rung: 2, kept: 1, reloaded: 1000, dropped: 3, resumed: 4 };
     writer.set_recovery(3, &report);

@@ -115,7 +115,6 @@ pub struct Service<'a, X: Xen, M: SharedMemory + Copy> {
     epoch: Epoch,
     rung: Rung,
     nonce: u64,
-    progress: u64,
     pong: u64,
     order_done: u32,
     timer_at_ns: Option<u64>,
@@ -146,7 +145,6 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             epoch: told.epoch,
             rung: told.rung,
             nonce: told.nonce,
-            progress: 0,
             pong: told.ping,
             order_done: told.order.map_or(0, |order| order.number),
             timer_at_ns: None,
@@ -225,8 +223,7 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
     /// Shows that work items were completed.
     fn count(&mut self, completed: u64) {
         if completed > 0 {
-            self.progress += completed;
-            self.health.set_progress(self.progress);
+            self.health.add_progress(completed);
         }
     }
 

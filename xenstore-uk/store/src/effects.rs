@@ -111,6 +111,9 @@ pub trait Effects {
     /// Drops a record.
     fn delete(&mut self, record: u32);
 
+    /// A piece of longer work was done that has no other effect.
+    fn worked(&mut self);
+
     /// Drops the record of a node whose parent is dropped in the same request.
     fn forget(&mut self, record: u32);
 

@@ -60,6 +60,7 @@ mod node;
 mod ops;
 pub mod path;
 pub mod persist;
+mod pulse;
 mod quota;
 mod request;
 mod server;

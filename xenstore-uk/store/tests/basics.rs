@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use common::{Host, TOOL};
 use fabric::SharedMemory;
 use wire::{Header, Operation as O, ring};
@@ -258,4 +260,26 @@ fn a_wide_directory_is_made_in_pieces() {
     host.idle();
     assert_eq!(host.server.state().digest(), digest);
     assert_eq!(host.read(TOOL, &format!("/wide/c{}", CHILDREN - 1)), (CHILDREN - 1).to_string());
+}
+
+/// Signs of life given within changes.
+static BEATS: AtomicU32 = AtomicU32::new(0);
+
+/// The removal of many nodes is one change, and tells again and again that it goes on; a short
+/// change needs not.
+#[test]
+fn a_long_change_gives_signs_of_life() {
+    const CHILDREN: u32 = 900;
+    let mut host = Host::new();
+    host.server.set_pulse(|| drop(BEATS.fetch_add(1, Ordering::Relaxed)));
+    for child in 0..CHILDREN {
+        assert_eq!(host.write(TOOL, &format!("/many/c{child}"), "x"), "OK|");
+    }
+    host.idle();
+    BEATS.store(0, Ordering::Relaxed);
+    host.write(TOOL, "/many/c1", "y");
+    assert!(BEATS.load(Ordering::Relaxed) <= 1);
+    assert_eq!(host.call(TOOL, O::Remove, &["/many"]), "OK|");
+    let beats = BEATS.load(Ordering::Relaxed);
+    assert!((CHILDREN / 64..CHILDREN).contains(&beats), "{beats} signs");
 }

@@ -7,6 +7,7 @@ extern crate alloc;
 
 #[cfg(feature = "fault-points")]
 mod fault_points;
+mod pulse;
 mod seats;
 mod shell;
 
@@ -37,6 +38,7 @@ fn main(boot: Boot) -> ! {
     #[cfg(feature = "fault-points")]
     fault_points::arm(service.epoch());
     let kept = boot.life() == Life::Microreset && SHELL.recover_if(Shell::is_whole);
+    pulse::begin(view.regions().health);
     let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
     if kept {
         SHELL.modify(|shell| shell.resume(&mut report));

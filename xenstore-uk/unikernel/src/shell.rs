@@ -18,8 +18,8 @@ use store::{
     Action, Config, Origin, Quota, Reports, SLOT_LEN, Server, StartReport, Stats, Strength,
 };
 
-use crate::Fabric;
 use crate::seats::Seats;
+use crate::{Fabric, pulse};
 
 /// Requests served between two looks at the inbox.
 const SERVED_PER_STEP: usize = 16;
@@ -68,7 +68,8 @@ impl Shell {
         let [slots, areas] =
             [RegionKind::Slots, RegionKind::Areas].map(|region| durable(view.own(region)));
         let index = durable(Part::new(INDEX.memory(), 0, INDEX_LEN));
-        let (server, found) = Server::start_indexed(&config, slots, areas, index);
+        let (mut server, found) = Server::start_indexed(&config, slots, areas, index);
+        server.set_pulse(pulse::beat);
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.
         let lost = found.load.lost_records.max(found.load.missing_slots);
@@ -156,6 +157,7 @@ impl Shell {
 
     /// Serves some requests, then does what the engine wants done.
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>, tell: Tell<'_>) -> Step {
+        pulse::renew();
         self.owed.drain(..).for_each(|slot| out.kick(slot));
         let mut step = Step { more: true, ..Step::default() };
         for _ in 0..SERVED_PER_STEP {
@@ -210,6 +212,7 @@ impl Shell {
 
     /// A little of what never hurries: scrubbing, sweeping. Returns when there is more to do.
     fn idle(&mut self, now_ns: u64) -> u64 {
+        pulse::renew();
         if let Some(fault) = self.server.idle_step(now_ns) {
             self.damaged = true;
             panic!("memory is damaged: {fault:?}");

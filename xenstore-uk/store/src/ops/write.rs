@@ -385,6 +385,7 @@ impl State {
                     stack.push((Children::new(&child.children), hash));
                 }
                 None => {
+                    fx.worked();
                     let hash = *hash;
                     stack.pop();
                     if !stack.is_empty() {

@@ -13,6 +13,7 @@ use crate::persist::{
     CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, RESERVED_SLOTS, SLOT_LEN, SLOTS_AT,
     VERSION,
 };
+use crate::pulse::Pulse;
 use crate::state::NODE_HEAD_LEN;
 
 /// No slot.
@@ -56,6 +57,8 @@ pub struct SlotStore<M> {
     tombstones: Vec<u32>,
     /// Tells where everything is to a life that follows an interrupted change.
     pub(super) index: Option<Index<M>>,
+    /// Tells that longer work goes on.
+    pub(crate) pulse: Pulse,
 }
 
 impl<M: SharedMemory> SlotStore<M> {
@@ -82,6 +85,7 @@ impl<M: SharedMemory> SlotStore<M> {
             superseded: Vec::new(),
             tombstones: Vec::new(),
             index: None,
+            pulse: Pulse::default(),
         }
     }
 
@@ -145,6 +149,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Writes a record as part of the next commit, in place of its former content.
     pub fn put(&mut self, record: u32, kind: Kind, head: &[u8], body: &[u8]) {
+        self.pulse.worked();
         let old = self.chain(record);
         let has_older = self.retire(old);
         let first = self.write_record(record, kind, head, body);
@@ -188,6 +193,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Drops a record in the next commit.
     pub fn delete(&mut self, record: u32) {
+        self.pulse.worked();
         let old = self.chain(record);
         if self.retire(old) {
             let slot = self.write_record(record, Kind::Tombstone, &[], &[]);
@@ -199,6 +205,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Drops the record of a node whose parent the next commit drops: it needs no tombstone.
     pub fn forget(&mut self, record: u32) {
+        self.pulse.worked();
         let old = self.chain(record);
         self.retire(old);
         *self.chain_mut(record) = Chain::EMPTY;
@@ -327,6 +334,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Frees a chain.
     pub(super) fn release(&mut self, first: u32) {
+        self.pulse.worked();
         let mut slot = first;
         while slot != NONE {
             self.memory.store_u64(slot_at(slot), 0);

@@ -24,6 +24,7 @@ use crate::connection::{Area, Connection, Phase, Waiting};
 use crate::domain::Origin;
 use crate::effects::Action;
 use crate::persist::{LoadReport, SlotStore};
+use crate::pulse::Pulse;
 use crate::request::Reply;
 use crate::state::State;
 use crate::{Fault, Ring};
@@ -206,6 +207,12 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             let client = state.open(domid, outbox);
             (client, client.is_some())
         })
+    }
+
+    /// `beat` is called again and again within a change that takes long, such as the removal of a
+    /// large subtree: it tells whoever watches that this is no hang.
+    pub fn set_pulse(&mut self, beat: fn()) {
+        self.slots.pulse = Pulse::new(beat);
     }
 
     /// Ends a connection that the shell opened.

@@ -79,6 +79,10 @@ impl<M: SharedMemory, A: SharedMemory> Effects for Outbox<'_, M, A> {
         self.slots.delete(record);
     }
 
+    fn worked(&mut self) {
+        self.slots.pulse.worked();
+    }
+
     fn forget(&mut self, record: u32) {
         self.slots.forget(record);
     }

@@ -125,7 +125,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         slots.commit(digest, count);
         let (slots, loaded) = SlotStore::open(memory, config.owner).ok_or(RestoreError)?;
         let (state, later) = State::restore(config, loaded, slots.committed());
+        let pulse = core::mem::take(&mut self.slots.pulse);
         (self.slots, self.state) = (slots, state);
+        self.slots.pulse = pulse;
         self.loading = Loading::new(later);
         index.into_iter().for_each(|index| self.slots.keep_index(index));
         self.mutating.set(false);
@@ -183,6 +185,8 @@ impl Effects for Records {
     }
 
     fn delete(&mut self, _: u32) {}
+
+    fn worked(&mut self) {}
 
     fn forget(&mut self, _: u32) {}
 
