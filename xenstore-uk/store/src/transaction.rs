@@ -172,8 +172,9 @@ impl Transaction {
     }
 
     /// The path that changed since the transaction began, if one that it depends on did.
-    pub fn conflict(&self, now: &Tree) -> Option<&[u8]> {
+    pub(crate) fn conflict(&self, now: &Tree, worked: &mut dyn FnMut()) -> Option<&[u8]> {
         let conflicting = self.marks.iter().find(|(path, mark)| {
+            worked();
             let found = now.get(path);
             let generation = found.map(|found| found.node.generation());
             let children = found.map(|found| found.node.children_generation());

@@ -53,7 +53,7 @@ impl State {
         }
         let open = self.take_transaction(&call).ok()??;
         let id = open.id;
-        let verdict = self.judge(&call, &open, fx).map(|()| decided(*open));
+        let verdict = self.judge(&call, &open, fx).map(|()| decided(*open, fx));
         let bytes = encode(message, &verdict);
         // A place for it remains until the decision is executed.
         let (tree, generation) = (self.tree.clone(), self.committed + 1);

@@ -70,7 +70,10 @@ impl State {
                     out.refuse(error);
                     return Ok(());
                 }
-                Ok(()) => self.replay(decided(open), fx),
+                Ok(()) => {
+                    let decided = decided(open, fx);
+                    self.replay(decided, fx);
+                }
             }
         }
         out.acknowledge();
@@ -94,7 +97,7 @@ impl State {
         if open.changes.is_empty() {
             return Ok(());
         }
-        if let Some(path) = open.conflict(&self.tree) {
+        if let Some(path) = open.conflict(&self.tree, &mut || fx.worked()) {
             self.conflicts += 1;
             let found = self.tree.seek(path).node;
             let commit = found.generation().max(found.children_generation());
@@ -115,7 +118,10 @@ impl State {
                 }
             }
         }
-        let kept = |path: &[u8]| open.tree.get(path).map(|found| kept(found.node) + path.len());
+        let mut kept = |path: &[u8]| {
+            fx.worked();
+            open.tree.get(path).map(|found| kept(found.node) + path.len())
+        };
         let bytes: usize = open.changes.keys().filter_map(|path| kept(path)).sum();
         if !fx.has_room(open.changes.len() + 1, bytes + wire::MESSAGE_MAX) {
             return Err(Errno::NoSpace);
@@ -128,6 +134,7 @@ impl State {
     pub(crate) fn replay(&mut self, mut decided: Vec<Decided>, fx: &mut dyn Effects) {
         let generation = self.committed + 1;
         for Decided { path, outcome, .. } in &decided {
+            fx.worked();
             let exists = self.tree.get(path).is_some();
             match outcome {
                 Some(Outcome { permissions, value }) if exists => {
@@ -143,6 +150,7 @@ impl State {
         }
         decided.sort_by_key(|change| change.order);
         for change in decided {
+            fx.worked();
             if let Some(kind) = change.fires {
                 self.fire(&change.path, kind, change.before.as_deref(), fx);
             }
@@ -191,8 +199,9 @@ fn kept(node: &Node) -> usize {
 /// What the transaction left at each path that it changed, in the order of the paths. It is
 /// copied, so that the snapshot can go before the live tree changes: then nothing has to be copied
 /// there.
-pub(crate) fn decided(open: Transaction) -> Vec<Decided> {
-    let outcome = |path: &[u8]| {
+pub(crate) fn decided(open: Transaction, fx: &mut dyn Effects) -> Vec<Decided> {
+    let mut outcome = |path: &[u8]| {
+        fx.worked();
         let node = open.tree.get(path)?.node;
         Some(Outcome { permissions: entries(node), value: node.value().into() })
     };

@@ -80,7 +80,7 @@ impl State {
                 Ok(found) if found.parent.is_none() => Err(Errno::Invalid),
                 Ok(_) => {
                     match open {
-                        Some(open) => open.remove(name.path),
+                        Some(open) => open.remove(name.path, fx),
                         None => state.remove_live(name.path, fx),
                     }
                     Ok(())
@@ -427,6 +427,9 @@ fn depend(open: Open<'_>, path: &[u8], error: Errno) -> Result<(), Errno> {
     Err(error)
 }
 
+/// Pieces of work that removing one node inside of a transaction counts as.
+const PIECES_PER_PATH: u32 = 4;
+
 impl crate::transaction::Transaction {
     /// Changes a node inside the transaction.
     fn put(&mut self, path: &[u8], permissions: &[Permission], value: Option<&[u8]>) {
@@ -470,7 +473,7 @@ impl crate::transaction::Transaction {
     }
 
     /// Removes a subtree inside the transaction.
-    fn remove(&mut self, path: &[u8]) {
+    fn remove(&mut self, path: &[u8], fx: &mut dyn Effects) {
         let generation = self.next_generation();
         let Some(root) = self.tree.remove(path, generation) else { return };
         let mut at = path.to_vec();
@@ -484,6 +487,8 @@ impl crate::transaction::Transaction {
             let node = *node;
             stack.pop();
             let fires = if stack.is_empty() { Match::Subtree } else { Match::Exact };
+            // A path of the transaction takes as long as several pieces of other work.
+            (0..PIECES_PER_PATH).for_each(|_| fx.worked());
             self.depend_on_children(&at);
             self.change(&at, Some(fires), Some(&entries(node)));
             self.count(node.owner(), -1);
