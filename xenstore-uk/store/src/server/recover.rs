@@ -34,12 +34,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     where
         M: Clone,
     {
-        assert!(
-            areas.len() >= config.clients * AREA_LEN,
-            "areas of {} bytes are too small for {} connections",
-            areas.len(),
-            config.clients
-        );
         let (mut server, mut report) = Self::load(config, slots, areas, Role::Alone);
         report.damaged_areas = server.load_connections();
         (server, report)
@@ -52,30 +46,49 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     where
         M: Clone,
     {
-        let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone()) else {
-            let (mut server, report) = Self::start(config, slots, areas);
-            server.slots.keep_index(index);
-            return (server, report);
-        };
-        let (mut server, mut report) = Self::go_on(config, store, loaded, areas, Role::Alone);
-        report.is_indexed = true;
+        let (mut server, mut report) = Self::load_indexed(config, slots, areas, index, Role::Alone);
         report.damaged_areas = server.load_connections();
         (server, report)
     }
 
-    /// As [`Self::start`], for one of several replicas: it serves nobody until it is promoted.
-    /// A new store has the connections of `services`, the same in all replicas.
-    pub fn join(config: &Config, slots: M, areas: A, services: &[u16]) -> (Self, StartReport)
+    /// As [`Self::start_indexed`], for one of several replicas: it serves nobody until it is
+    /// promoted. A new store has the connections of `services`, the same in all replicas.
+    pub fn join(
+        config: &Config,
+        slots: M,
+        areas: A,
+        index: M,
+        services: &[u16],
+    ) -> (Self, StartReport)
     where
         M: Clone,
     {
-        let (mut server, report) = Self::load(config, slots, areas, Role::Follows);
+        let (mut server, report) = Self::load_indexed(config, slots, areas, index, Role::Follows);
         if report.is_new {
             for domid in services {
                 server.open(*domid);
             }
         }
         (server, report)
+    }
+
+    fn load_indexed(
+        config: &Config,
+        slots: M,
+        areas: A,
+        index: M,
+        role: Role,
+    ) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone()) else {
+            let (mut server, report) = Self::load(config, slots, areas, role);
+            server.slots.keep_index(index);
+            return (server, report);
+        };
+        let (server, report) = Self::go_on(config, store, loaded, areas, role);
+        (server, StartReport { is_indexed: true, ..report })
     }
 
     fn load(config: &Config, slots: M, areas: A, role: Role) -> (Self, StartReport)
@@ -125,6 +138,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     fn with(state: State, slots: SlotStore<M>, areas: A, role: Role) -> Self {
         let state_clients = state.config.clients;
+        assert!(
+            areas.len() >= state_clients * AREA_LEN,
+            "areas of {} bytes are too small for {state_clients} connections",
+            areas.len(),
+        );
         Self {
             state,
             slots,
