@@ -19,7 +19,7 @@ use runtime::{Boot, FabricMemory, Life, Survivor};
 use service::Service;
 use service::view::View;
 
-use crate::shell::{Shell, Work};
+use crate::shell::{Shell, Told, Work};
 
 runtime::service!(main);
 
@@ -42,8 +42,12 @@ fn main(boot: Boot) -> ! {
     if kept {
         SHELL.modify(|shell| shell.resume(service.epoch(), xen.now_ns(), &mut report));
     } else {
-        let (epoch, nonce) = (service.epoch(), service.nonce());
-        SHELL.put(Shell::start(xen, &view, epoch, nonce, &mut report));
+        let told = Told {
+            epoch: service.epoch(),
+            nonce: service.nonce(),
+            is_distrusted: service.is_distrusted(),
+        };
+        SHELL.put(Shell::start(xen, &view, told, &mut report));
     }
     if report.dropped > 0 {
         let text = format_args!("{} records could not be read back: memory failed", report.dropped);

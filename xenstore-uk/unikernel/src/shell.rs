@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use fabric::control::Rung;
-use fabric::health::RecoveryReport;
+use fabric::health::{Digest, RecoveryReport};
 use fabric::log::{Level, LogWriter};
 use fabric::view::{Party, RegionKind};
 use fabric::{Epoch, Part};
@@ -59,15 +59,26 @@ pub struct Shell {
     found: Option<StartReport>,
 }
 
+/// What the orchestrator says of a life.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The mark of this boot of the host.
+    pub nonce: u64,
+    /// What the former lives kept of the state is wrong.
+    pub is_distrusted: bool,
+}
+
 impl Shell {
     /// Reads back what the fabric holds, or begins a new store.
     pub fn start(
         xen: Hypervisor,
         view: &View<FabricMemory>,
-        epoch: Epoch,
-        nonce: u64,
+        told: Told,
         report: &mut RecoveryReport,
     ) -> Self {
+        let Told { epoch, nonce, is_distrusted } = told;
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
         let units: Vec<usize> = system::SYSTEM.all_with_role(system::Role::XenStore).collect();
@@ -76,6 +87,7 @@ impl Shell {
             replica: place.map_or(1, |place| place as u8 + 1),
             replicas: units.len() as u8,
             epoch,
+            is_distrusted,
             config: Config::new(nonce, &[tool], system::SLOTS),
             services: clients().map(|client| client.domid).collect(),
         };
@@ -345,6 +357,11 @@ impl service::Work<Fabric> for Work {
 
     fn rank(&self) -> u64 {
         self.shell.read(|shell| shell.replica.rank())
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        let digest = self.shell.read(|shell| shell.replica.digest());
+        digest.map(|(index, sum)| Digest::new(index, sum))
     }
 
     fn kick(&mut self, id: Option<u16>, _: u64, _: &mut Outbox<Fabric>) {
