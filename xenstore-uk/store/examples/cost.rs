@@ -2,8 +2,8 @@
 //! of times, so that the difference of two runs is the work alone.
 //!
 //! ```text
-//! cost KIND COUNT [NODES]      KIND: read, list, write, create, transaction, reload, indexed,
-//!                            first, watched
+//! cost KIND COUNT [NODES]      KIND: read, list, write, create, transaction, remove, reload,
+//!                            indexed, first, watched
 //! ```
 
 use fabric::{HeapMemory, SharedMemory};
@@ -139,6 +139,8 @@ fn main() {
                 bench.request(O::Write, id, format!("{path}\x006").as_bytes());
                 bench.request(O::TransactionEnd, id, b"T\0");
             }
+            // All nodes but the root and its own.
+            "remove" => drop(bench.request(O::Remove, 0, b"/local\0")),
             "reload" => {
                 std::mem::forget(reload(&config, &slots, &areas, None));
             }

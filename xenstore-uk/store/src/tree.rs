@@ -275,6 +275,26 @@ impl Tree {
         cursor.clear();
     }
 
+    /// Paths of the first `count` nodes at and below `top`, each after all that are below it.
+    pub fn bottom_up(&self, top: &[u8], count: usize) -> Vec<Vec<u8>> {
+        let (mut found, mut path) = (Vec::new(), top.to_vec());
+        let mut stack: Vec<Children<'_>> = Vec::new();
+        stack.extend(self.get(top).map(|top| Children::new(&top.node.children)));
+        while found.len() < count
+            && let Some(children) = stack.last_mut()
+        {
+            if let Some(child) = children.next() {
+                path::push(&mut path, child.name());
+                stack.push(Children::new(&child.children));
+            } else {
+                stack.pop();
+                found.push(path.clone());
+                path::pop(&mut path);
+            }
+        }
+        found
+    }
+
     /// Rebuilds the stack of a walk that stopped at `cursor`, which may be gone since.
     fn resume<'a>(
         &'a self,

@@ -273,6 +273,39 @@ fn a_dead_domain_leaves_nothing() {
 }
 
 #[test]
+fn a_dead_domain_with_many_nodes_is_removed_in_small_steps() {
+    /// As many as one step may remove.
+    const STEP: u32 = 32;
+    let mut host = host_with_guests();
+    for index in 0..400 {
+        let path = match index {
+            0..100 => format!("wide/{index}"),
+            100..200 => format!("some/{}/{index}", index / 7),
+            _ => format!("deep/{}", "d/".repeat(index - 199).trim_end_matches('/')),
+        };
+        host.write(16, &path, "");
+        host.write(TOOL, &format!("/local/domain/16/{path}"), "");
+    }
+    let nodes = |host: &Host| host.server.state().tree().nodes();
+    let before = nodes(&host);
+    host.server.domain_gone(16);
+    host.actions();
+    host.settle();
+    let mut steps = 0;
+    while host.server.state().needs_sweep() {
+        let had = nodes(&host);
+        host.now_ns = host.server.next_deadline(host.now_ns);
+        host.server.idle_step(host.now_ns);
+        assert!(had - nodes(&host) <= STEP, "{had} nodes, then {}", nodes(&host));
+        steps += 1;
+    }
+    assert_eq!(host.read(TOOL, "/local/domain/16"), "ENOENT|");
+    let removed = before - nodes(&host);
+    assert!(removed > 400, "{removed} nodes removed");
+    assert!(steps <= 2 + removed / STEP + before / STEP, "{steps} steps");
+}
+
+#[test]
 fn random_bytes() {
     let mut seed = 0x1234_5678_u64;
     let mut random = move || {

@@ -13,9 +13,28 @@ use crate::tree::Descend;
 /// Nodes looked at in one step: some ten microseconds, so that no request waits longer for it.
 pub const SWEEP_STEP: usize = 256;
 
+/// Nodes removed in one step: some 3 us each, altogether well below the time after which a unit
+/// counts as hung.
+const REMOVED_PER_STEP: usize = 32;
+
+/// What one step of a sweep may do.
+#[derive(Clone, Copy, Debug)]
+struct Budget {
+    /// Nodes looked at.
+    looks: usize,
+    /// Nodes removed.
+    removals: usize,
+}
+
+impl Budget {
+    const STEP: Self = Self { looks: SWEEP_STEP, removals: REMOVED_PER_STEP };
+    const WHOLE: Self = Self { looks: usize::MAX, removals: usize::MAX };
+}
+
 /// What a sweep does to one node.
 enum Clean {
     Remove(Vec<u8>),
+    RemoveLeaf(Vec<u8>),
     Strip(Vec<u8>, Vec<Permission>),
 }
 
@@ -44,7 +63,7 @@ impl State {
     /// One step of the oldest sweep.
     pub fn sweep(&mut self, fx: &mut dyn Effects) {
         let Some(mut sweep) = self.sweeps.pop_front() else { return };
-        let room = self.sweep_step(sweep.domid, &mut sweep.cursor, SWEEP_STEP, fx);
+        let room = self.sweep_step(sweep.domid, &mut sweep.cursor, Budget::STEP, fx);
         if room && sweep.cursor.is_empty() {
             self.end_sweep(sweep.domid, sweep.record, fx);
         } else {
@@ -56,7 +75,7 @@ impl State {
     pub(crate) fn finish_sweep(&mut self, domid: u16, fx: &mut dyn Effects) -> Result<(), Errno> {
         let at = self.sweeps.iter().position(|sweep| sweep.domid == domid);
         let Some(mut sweep) = at.and_then(|at| self.sweeps.remove(at)) else { return Ok(()) };
-        if self.sweep_step(domid, &mut sweep.cursor, usize::MAX, fx) {
+        if self.sweep_step(domid, &mut sweep.cursor, Budget::WHOLE, fx) {
             self.end_sweep(domid, sweep.record, fx);
             Ok(())
         } else {
@@ -91,17 +110,31 @@ impl State {
         &mut self,
         domid: u16,
         cursor: &mut Vec<u8>,
-        budget: usize,
+        budget: Budget,
         fx: &mut dyn Effects,
     ) -> bool {
-        let mut work = Vec::new();
+        let (mut work, mut left) = (Vec::new(), budget.removals);
+        // Behind which node to go on, when there is more to be removed than in one step.
+        let (mut last, mut is_full) = (cursor.clone(), false);
         let tree = self.tree.clone();
-        tree.walk(cursor, budget, &mut |path, node, _| {
-            // The root has no parent to be removed from.
-            if node.owner() == domid && path.len() > 1 {
-                work.push(Clean::Remove(path.to_vec()));
+        tree.walk(cursor, budget.looks, &mut |path, node, _| {
+            if is_full {
                 return Descend::No;
             }
+            // The root has no parent to be removed from.
+            if node.owner() == domid && path.len() > 1 {
+                let below = tree.bottom_up(path, left);
+                left -= below.len();
+                if below.last().is_some_and(|last| last == path) {
+                    work.push(Clean::Remove(path.to_vec()));
+                } else {
+                    is_full = true;
+                    work.extend(below.into_iter().map(Clean::RemoveLeaf));
+                }
+                return Descend::No;
+            }
+            last.clear();
+            last.extend_from_slice(path);
             if node.permissions().skip(1).any(|entry| entry.domid == domid) {
                 let mut kept: Vec<Permission> = node.permissions().take(1).collect();
                 kept.extend(node.permissions().skip(1).filter(|entry| entry.domid != domid));
@@ -110,9 +143,13 @@ impl State {
             Descend::Yes
         });
         drop(tree);
+        if is_full {
+            *cursor = last;
+        }
         for clean in work {
             match clean {
                 Clean::Remove(path) => self.remove_live(&path, fx),
+                Clean::RemoveLeaf(path) => self.remove_leaf(&path, fx),
                 Clean::Strip(path, kept) => {
                     if !fx.has_reserve(wire::MESSAGE_MAX) {
                         cursor.clear();

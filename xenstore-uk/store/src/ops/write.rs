@@ -336,13 +336,26 @@ impl State {
         let Some(found) = self.tree.get(path) else { return };
         let (hash, before) = (found.hash, entries(found.node));
         // Watchers below are told while the nodes can still be seen.
-        let mut gone = Vec::new();
         if self.watches.count() > 0 {
             self.fire_removed(path, hash, fx);
             self.fire(path, Match::Subtree, Some(&before), fx);
         }
+        self.take_out(path, fx);
+    }
+
+    /// Removes a node of the live tree that has no children, and whose parent goes soon: who
+    /// watches one of those above is told then.
+    pub(crate) fn remove_leaf(&mut self, path: &[u8], fx: &mut dyn Effects) {
+        let Some(found) = self.tree.get(path) else { return };
+        let mut watches = Vec::new();
+        self.watches.exact(path, found.hash, &mut watches);
+        self.deliver(&watches, path, None, fx);
+        self.take_out(path, fx);
+    }
+
+    fn take_out(&mut self, path: &[u8], fx: &mut dyn Effects) {
         let Some(root) = self.tree.remove(path, self.committed + 1) else { return };
-        gone.push(&*root);
+        let mut gone = Vec::from([&*root]);
         let mut is_root = true;
         while let Some(node) = gone.pop() {
             self.charge(node.owner(), Quota::Nodes, -1);
