@@ -49,8 +49,8 @@ const AFTER: u64 = 1_000;
 /// Memory of the emulated machine: three guests beside the services.
 const MEMORY_MIB: u32 = 1_280;
 
-/// Clients of the script in the guest: the more of them, the more often a rebuild finds the store at
-/// work.
+/// Clients of the script in the guest: the more of them, the more often a rebuild finds the store
+/// at work.
 const CLIENTS: u64 = 4;
 
 /// Promise, in nanoseconds from the fault (docs/SPECIFICATION.md).
