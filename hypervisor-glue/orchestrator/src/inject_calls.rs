@@ -74,6 +74,13 @@ impl<C: Control> Xen for Breaking<'_, C> {
 }
 
 impl<C: Control> Control for Breaking<'_, C> {
+    fn reset_vcpu(&self, id: DomId) -> Result<(), XenError> {
+        self.pass(Point::Step);
+        // The unit's next life begins: what runs from now on did not run into the fault.
+        self.timed.end(id);
+        self.xen.reset_vcpu(id)
+    }
+
     fn destroy_domain(&self, id: DomId, during: &mut dyn FnMut()) -> Result<(), XenError> {
         self.pass(Point::Step);
         self.xen.destroy_domain(id, &mut || {
@@ -163,7 +170,6 @@ impl<C: Control> Control for Breaking<'_, C> {
             id: DomId, frames: &[Frame], access: Access
         ) -> Result<C::Mapping, XenError>;
         map_grant_table(id: DomId) -> Result<C::Mapping, XenError>;
-        reset_vcpu(id: DomId) -> Result<(), XenError>;
         enter_pv(id: DomId, entry: &PvEntry) -> Result<(), XenError>;
         enter_hvm(id: DomId, entry: &HvmEntry) -> Result<(), XenError>;
         set_registers(id: DomId, registers: &Registers) -> Result<(), XenError>;

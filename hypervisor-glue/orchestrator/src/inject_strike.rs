@@ -103,6 +103,14 @@ impl Timed {
         }
     }
 
+    /// A life of this unit is over: whatever ended it came after the fault.
+    pub fn end(&self, unit: DomId) {
+        if let Some(mut strike) = self.0.get().filter(|strike| strike.unit == unit) {
+            strike.has_struck = true;
+            self.0.set(Some(strike));
+        }
+    }
+
     /// The fault, once its unit has run into it; says so once. Call it at the end of each turn.
     pub fn struck<C: Control>(&self, xen: &C) -> Option<Injected> {
         let mut strike = self.0.get()?;
@@ -165,6 +173,22 @@ mod tests {
         machine.receive_cpu(UNIT, 60_000);
         strike.look(&xen);
         assert_eq!(strike.struck(&xen).map(|fault| fault.at_ns), Some(unit_runs_ns));
+    }
+
+    #[test]
+    fn what_the_next_life_runs_is_not_the_faults() {
+        let (strike, machine) = begin();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        let fired_ns = xen.now_ns();
+        let timed = Timed::default();
+        timed.begin(Some(strike));
+        // It ran on another CPU, and was recovered before anybody looked.
+        machine.advance(20_000);
+        timed.end(UNIT);
+        machine.receive_cpu(UNIT, 500_000);
+        machine.take_cpu(700_000);
+        timed.look(&xen);
+        assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(fired_ns));
     }
 
     #[test]
