@@ -2,10 +2,8 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
-use alloc::rc::Rc;
 use wire::Permission;
 
-use crate::node::{Link, Node};
 use crate::tree::Tree;
 use crate::watch::Match;
 
@@ -37,7 +35,7 @@ pub struct Transaction {
     /// What the caller sees and changes.
     pub tree: Tree,
     /// The tree when it began.
-    base: Tree,
+    pub(crate) base: Tree,
     /// What it depends on.
     pub marks: BTreeMap<Box<[u8]>, Mark>,
     /// What it changed.
@@ -70,18 +68,6 @@ impl Transaction {
             touched: 0,
             bytes: 0,
         }
-    }
-
-    /// Hangs the children of a reloaded node into both of its trees.
-    pub(crate) fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
-        self.base.attach(path, record, children);
-        self.tree.attach(path, record, children);
-    }
-
-    /// Hangs one child of a reloaded node into both of its trees.
-    pub(crate) fn attach_child(&mut self, path: &[u8], record: u32, child: &Rc<Node>) {
-        self.base.attach_child(path, record, child);
-        self.tree.attach_child(path, record, child);
     }
 
     /// Notes that the outcome depends on a path's value and permissions, or on its absence: then

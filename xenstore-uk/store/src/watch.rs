@@ -35,13 +35,18 @@ impl Watch {
 
     /// Bytes it is accounted with.
     pub fn memory(&self) -> usize {
-        WATCH_OVERHEAD + self.path.len() + self.token.len()
+        memory(&self.path, &self.token)
     }
 }
 
 /// What a watch is accounted with beside path and token, in bytes: about what its record and its
 /// places in two indices take.
-pub const WATCH_OVERHEAD: usize = 128;
+const WATCH_OVERHEAD: usize = 128;
+
+/// Bytes that a watch on this path with this token is accounted with.
+pub(crate) fn memory(path: &[u8], token: &[u8]) -> usize {
+    WATCH_OVERHEAD + path.len() + token.len()
+}
 
 /// The hashes of a path and of all paths above it, or of a special name.
 pub(crate) fn hashes_above(path: &[u8]) -> impl Iterator<Item = u64> {
@@ -67,8 +72,7 @@ pub(crate) struct Sketch {
 impl Sketch {
     /// That of a watch on this path with this token.
     pub fn new(client: u16, path: &[u8], token: &[u8]) -> Self {
-        let memory = WATCH_OVERHEAD + path.len() + token.len();
-        Self { client, hash: path_hash(path), memory: memory as u32 }
+        Self { client, hash: path_hash(path), memory: memory(path, token) as u32 }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::path::Special;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, State};
-use crate::watch::{Sketch, WATCH_OVERHEAD, Watch};
+use crate::watch::{self, Sketch, Watch};
 
 impl State {
     /// WATCH: the watch fires once at once.
@@ -40,7 +40,7 @@ impl State {
             }
             let used = state.domain_entry(call.domid).used(Quota::Watches);
             state.check_quota(call.domid, Quota::Watches, u64::from(used) + 1, fx)?;
-            let memory = WATCH_OVERHEAD + name.path.len() + token.len();
+            let memory = watch::memory(name.path, token);
             let used = state.domain_entry(call.domid).used(Quota::Memory);
             state.check_quota(call.domid, Quota::Memory, u64::from(used) + memory as u64, fx)?;
             if !fx.has_room(2, name.path.len() + token.len() + wire::MESSAGE_MAX) {
@@ -178,25 +178,32 @@ fn encode(watch: &Watch) -> Vec<u8> {
 
 /// What the index keeps of the durable record of a watch.
 pub(crate) fn sketch(bytes: &[u8]) -> Option<Sketch> {
-    let mut reader = Reader::new(bytes);
-    let _serial = reader.u64()?;
-    let client = reader.u16()?;
-    let _implicit = reader.u16()?;
-    let _depth = (reader.u8()?, reader.u32()?);
-    let (path, token) = (reader.bytes()?, reader.bytes()?);
+    let Fields { client, path, token, .. } = fields(bytes)?;
     Some(Sketch::new(client, path, token))
 }
 
 /// Reads the durable record of a watch.
 pub(crate) fn decode(bytes: &[u8], record: u32) -> Option<Watch> {
-    let mut reader = Reader::new(bytes);
-    let serial = reader.u64()?;
-    let client = reader.u16()?;
-    let implicit = reader.u16()?;
-    let has_depth = reader.u8()? != 0;
-    let depth = reader.u32()?;
-    let path = reader.bytes()?.into();
-    let token = reader.bytes()?.into();
-    let depth = has_depth.then_some(depth);
+    let Fields { serial, client, implicit, depth, path, token } = fields(bytes)?;
+    let (path, token) = (path.into(), token.into());
     Some(Watch { serial, client, path, implicit, token, depth, record })
+}
+
+/// A watch as its durable record holds it.
+struct Fields<'a> {
+    serial: u64,
+    client: u16,
+    implicit: u16,
+    depth: Option<u32>,
+    path: &'a [u8],
+    token: &'a [u8],
+}
+
+fn fields(bytes: &[u8]) -> Option<Fields<'_>> {
+    let mut reader = Reader::new(bytes);
+    let (serial, client, implicit) = (reader.u64()?, reader.u16()?, reader.u16()?);
+    let has_depth = reader.u8()? != 0;
+    let depth = Some(reader.u32()?).filter(|_| has_depth);
+    let (path, token) = (reader.bytes()?, reader.bytes()?);
+    Some(Fields { serial, client, implicit, depth, path, token })
 }

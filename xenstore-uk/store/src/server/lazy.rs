@@ -8,12 +8,13 @@ use fabric::SharedMemory;
 use wire::{HEADER_LEN, Header, Operation, text};
 
 use crate::dir::Children;
-use crate::node::{Link, Node};
+use crate::node::Node;
 use crate::ops::decode_watch;
 use crate::path::{self, Special, components};
 use crate::persist::{Damaged, Made, Reach, SlotStore, Sought, Unloaded};
 use crate::server::Server;
 use crate::state::State;
+use crate::tree::Tree;
 use crate::watch::{Sketch, hashes_above, path_hash};
 
 /// Nodes made in one step, but for what the last directory has more: some hundred microseconds,
@@ -232,7 +233,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             let outer = self.mutating.replace(true);
             let sought = self.slots.load_child(&mut loading.unloaded, record, name);
             match &sought {
-                Ok(Sought::Found(child)) => self.state.attach_child(&path[..len], record, child),
+                Ok(Sought::Found(child)) => {
+                    self.state.each_tree(|tree| tree.attach_child(&path[..len], record, child));
+                }
                 Ok(_) => {}
                 Err(Damaged { record }) => give_up(&mut self.slots, *record),
             }
@@ -258,7 +261,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let made = self.slots.load_children(&mut loading.unloaded, record, reach);
         match &made {
             Ok(Made::All(children)) => {
-                self.state.attach(path, record, children);
+                self.state.each_tree(|tree| tree.attach(path, record, children));
                 self.end_loading();
             }
             Ok(_) => {}
@@ -335,21 +338,14 @@ fn give_up<M: SharedMemory>(slots: &mut SlotStore<M>, record: u32) -> ! {
 }
 
 impl State {
-    /// Hangs the children of a reloaded node into every tree that has it: the live one, and those
-    /// of the transactions. A directory is unloaded in all of them or in none, as nothing changes
-    /// below it before it is made.
-    fn attach(&mut self, path: &[u8], record: u32, children: &Link) {
-        self.tree.attach(path, record, children);
-        for client in self.clients.iter_mut().flatten() {
-            client.transactions.iter_mut().for_each(|open| open.attach(path, record, children));
-        }
-    }
-
-    /// Hangs one child of a reloaded node into every tree that has the node.
-    fn attach_child(&mut self, path: &[u8], record: u32, child: &Rc<Node>) {
-        self.tree.attach_child(path, record, child);
-        for client in self.clients.iter_mut().flatten() {
-            client.transactions.iter_mut().for_each(|open| open.attach_child(path, record, child));
+    /// Every tree that a reloaded node belongs into: the live one, and those of the transactions. A
+    /// node is made once, for all of them, before any of them changes it.
+    fn each_tree(&mut self, mut change: impl FnMut(&mut Tree)) {
+        change(&mut self.tree);
+        let clients = self.clients.iter_mut().flatten();
+        for open in clients.flat_map(|client| &mut client.transactions) {
+            change(&mut open.base);
+            change(&mut open.tree);
         }
     }
 }
