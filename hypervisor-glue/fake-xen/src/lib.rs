@@ -39,7 +39,7 @@ mod xen;
 #[cfg(test)]
 mod tests;
 
-pub use machine::{Call, Fault, Machine, VcpuState};
+pub use machine::{Call, Fault, Machine, SMALL_DOMAIN, VcpuState};
 pub use mapping::{FakeFabric, FakeMapping};
 pub use memory::{GARBAGE, POISON};
 pub use xen::{DomainEnded, FakeXen};

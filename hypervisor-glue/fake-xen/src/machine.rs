@@ -193,6 +193,16 @@ impl fmt::Debug for Machine {
     }
 }
 
+/// A PV domain of a test that asks nothing of its size.
+pub const SMALL_DOMAIN: CreateDomain = CreateDomain {
+    pvh: false,
+    vcpus: 1,
+    max_memory_kib: 64,
+    max_port: 15,
+    grant_frames: 1,
+    maptrack_frames: 1,
+};
+
 impl Default for Machine {
     fn default() -> Self {
         Self::new()

@@ -360,9 +360,8 @@ fn flip<M: SharedMemory>(memory: &M, from: usize, bit: usize) -> (usize, u64) {
 
 #[cfg(test)]
 mod tests {
-    use abi::CreateDomain;
     use fabric::HeapMemory;
-    use fake_xen::{FakeXen, Machine};
+    use fake_xen::{FakeXen, Machine, SMALL_DOMAIN};
 
     use super::*;
 
@@ -398,15 +397,7 @@ mod tests {
         let areas = memory(2 * AREA_LEN);
         areas.store_u64(AREA_LEN, 3);
         let xen = Machine::new().domain(DomId::ORCHESTRATOR);
-        let what = CreateDomain {
-            pvh: false,
-            vcpus: 1,
-            max_memory_kib: 64,
-            max_port: 15,
-            grant_frames: 1,
-            maptrack_frames: 1,
-        };
-        xen.create_domain(UNIT, &what).unwrap();
+        xen.create_domain(UNIT, &SMALL_DOMAIN).unwrap();
         let mut frames = [Frame(0); 2];
         xen.populate(UNIT, 0, &mut frames, &mut || ()).unwrap();
         let bench =

@@ -127,8 +127,8 @@ fn cpu_time_ns<C: Control>(xen: &C, unit: DomId) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use abi::{CreateDomain, Xen};
-    use fake_xen::Machine;
+    use abi::Xen;
+    use fake_xen::{Machine, SMALL_DOMAIN};
 
     use super::*;
     use crate::inject_plan::Kind;
@@ -138,15 +138,7 @@ mod tests {
     fn begin() -> (Strike, Machine) {
         let machine = Machine::new();
         let xen = machine.domain(DomId::ORCHESTRATOR);
-        let what = CreateDomain {
-            pvh: false,
-            vcpus: 1,
-            max_memory_kib: 64,
-            max_port: 15,
-            grant_frames: 1,
-            maptrack_frames: 1,
-        };
-        xen.create_domain(UNIT, &what).unwrap();
+        xen.create_domain(UNIT, &SMALL_DOMAIN).unwrap();
         machine.advance(1_000);
         let at_ns = xen.now_ns();
         let fault = Injected { number: 0, kind: Kind::WildJump, at_ns, during: None };

@@ -426,8 +426,8 @@ fn runs_its_own_code<C: Control>(xen: &C, unit: DomId) -> Result<bool, XenError>
 
 #[cfg(test)]
 mod tests {
-    use abi::{CreateDomain, Registers, Xen};
-    use fake_xen::{FakeFabric, Machine};
+    use abi::{Registers, Xen};
+    use fake_xen::{FakeFabric, Machine, SMALL_DOMAIN};
 
     use super::*;
     use crate::inject_rows::Rows;
@@ -451,22 +451,13 @@ mod tests {
         assert!((5..20).contains(&looks), "{looks} looks at one piece of work");
     }
 
-    const WHAT: CreateDomain = CreateDomain {
-        pvh: false,
-        vcpus: 1,
-        max_memory_kib: 64,
-        max_port: 15,
-        grant_frames: 1,
-        maptrack_frames: 1,
-    };
-
     /// An injector of one fault that is due now, and a host whose unit runs.
     fn due(kind: Kind) -> (Injector<FakeFabric>, Machine) {
         let mut plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
         plan.kinds[0] = kind;
         let machine = Machine::new();
         let xen = machine.domain(DomId::ORCHESTRATOR);
-        xen.create_domain(plan.unit, &WHAT).unwrap();
+        xen.create_domain(plan.unit, &SMALL_DOMAIN).unwrap();
         xen.unpause(plan.unit).unwrap();
         let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 }, None);
         injector.aim = Aim::Firing { at_ns: 0, step_ns: FIRST_STEP_NS };
@@ -532,7 +523,7 @@ mod tests {
         let (mut injector, machine) = due(Kind::EndlessLoop);
         let (unit, xen) = (injector.unit(), machine.domain(DomId::ORCHESTRATOR));
         let other = DomId(5);
-        xen.create_domain(other, &WHAT).unwrap();
+        xen.create_domain(other, &SMALL_DOMAIN).unwrap();
         injector.plan.count = 3;
         injector.plan.rows = Rows::parse("2+1").unwrap();
         injector.plan.with = Some(other);
