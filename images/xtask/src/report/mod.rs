@@ -138,6 +138,12 @@ impl Report {
         self.samples.iter().flatten().filter(move |sample| sample.kind.starts_with(prefix))
     }
 
+    /// The promise that every planned sample was taken; `what` they are that `never came`.
+    pub fn all_came(&self, what: &str) -> Promise {
+        let never = self.samples.iter().filter(|sample| sample.is_none()).count();
+        Promise::at_most(format!("{what} that never came"), 0, Some(never as u64))
+    }
+
     /// Adds a value to a measure.
     pub fn measure(&mut self, name: &str, host: &str, value: u64) {
         let measure = self.measures.entry(name.to_owned()).or_default();
