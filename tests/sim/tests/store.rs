@@ -24,7 +24,7 @@ impl Effects for Forgetful {
     }
     fn put(&mut self, _: u32, _: Kind, _: &[u8], _: &[u8]) {}
     fn delete(&mut self, _: u32) {}
-    fn worked(&mut self) {}
+    fn worked(&mut self, _: u32) {}
     fn forget(&mut self, _: u32) {}
     fn connect(&mut self, _: u16, _: u64) {}
     fn disconnect(&mut self, _: u16) {}

@@ -111,8 +111,8 @@ pub trait Effects {
     /// Drops a record.
     fn delete(&mut self, record: u32);
 
-    /// A piece of longer work was done that has no other effect.
-    fn worked(&mut self);
+    /// Pieces of longer work were done ([`crate::pulse`]), beside the records that are put or go.
+    fn worked(&mut self, pieces: u32);
 
     /// Drops the record of a node whose parent is dropped in the same request.
     fn forget(&mut self, record: u32);

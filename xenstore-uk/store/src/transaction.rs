@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
 use wire::Permission;
 
+use crate::effects::Effects;
+use crate::pulse;
 use crate::tree::Tree;
 use crate::watch::Match;
 
@@ -158,9 +160,9 @@ impl Transaction {
     }
 
     /// The path that changed since the transaction began, if one that it depends on did.
-    pub(crate) fn conflict(&self, now: &Tree, worked: &mut dyn FnMut()) -> Option<&[u8]> {
+    pub(crate) fn conflict(&self, now: &Tree, fx: &mut dyn Effects) -> Option<&[u8]> {
         let conflicting = self.marks.iter().find(|(path, mark)| {
-            worked();
+            fx.worked(pulse::look(path));
             let found = now.get(path);
             let generation = found.map(|found| found.node.generation());
             let children = found.map(|found| found.node.children_generation());

@@ -7,9 +7,10 @@ use runtime::Survivor;
 
 use crate::Fabric;
 
-/// Signs that one step of the loop may give: as many as the removal of ten thousand nodes takes. A
-/// change that never ends is a hang all the same, if one that is seen some 0.1 s later.
-const SIGNS_MAX: u32 = 1_024;
+/// Signs that one step of the loop may give: twice as many as it takes to commit the removal of as
+/// many nodes, and as deep, as a guest may own. A change that never ends is a hang all the same, if
+/// one that is seen a second later.
+const SIGNS_MAX: u32 = 8_192;
 
 /// Our health page.
 static HEALTH: Survivor<HealthWriter<Fabric>> = Survivor::new();

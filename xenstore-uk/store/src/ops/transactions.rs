@@ -8,6 +8,7 @@ use crate::effects::Effects;
 use crate::node::{ENTRY_LEN, Node};
 use crate::ops::entries;
 use crate::path;
+use crate::pulse;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, NODE_HEAD_LEN, PRIVILEGED_TRANSACTIONS_MAX, State};
@@ -97,7 +98,7 @@ impl State {
         if open.changes.is_empty() {
             return Ok(());
         }
-        if let Some(path) = open.conflict(&self.tree, &mut || fx.worked()) {
+        if let Some(path) = open.conflict(&self.tree, fx) {
             self.conflicts += 1;
             let found = self.tree.seek(path).node;
             let commit = found.generation().max(found.children_generation());
@@ -119,7 +120,7 @@ impl State {
             }
         }
         let mut kept = |path: &[u8]| {
-            fx.worked();
+            fx.worked(pulse::look(path));
             open.tree.get(path).map(|found| kept(found.node) + path.len())
         };
         let bytes: usize = open.changes.keys().filter_map(|path| kept(path)).sum();
@@ -134,7 +135,7 @@ impl State {
     pub(crate) fn replay(&mut self, mut decided: Vec<Decided>, fx: &mut dyn Effects) {
         let generation = self.committed + 1;
         for Decided { path, outcome, .. } in &decided {
-            fx.worked();
+            fx.worked(pulse::change(path));
             let exists = self.tree.get(path).is_some();
             match outcome {
                 Some(Outcome { permissions, value }) if exists => {
@@ -150,7 +151,7 @@ impl State {
         }
         decided.sort_by_key(|change| change.order);
         for change in decided {
-            fx.worked();
+            fx.worked(pulse::look(&change.path));
             if let Some(kind) = change.fires {
                 self.fire(&change.path, kind, change.before.as_deref(), fx);
             }
@@ -201,7 +202,7 @@ fn kept(node: &Node) -> usize {
 /// there.
 pub(crate) fn decided(open: Transaction, fx: &mut dyn Effects) -> Vec<Decided> {
     let mut outcome = |path: &[u8]| {
-        fx.worked();
+        fx.worked(pulse::look(path));
         let node = open.tree.get(path)?.node;
         Some(Outcome { permissions: entries(node), value: node.value().into() })
     };

@@ -8,6 +8,7 @@ use crate::effects::{Effects, Kind};
 use crate::node::{ENTRY_LEN, NODE_OVERHEAD, Node, child_hash};
 use crate::ops::{Open, entries};
 use crate::path::{self, Special, components};
+use crate::pulse;
 use crate::quota::Quota;
 use crate::request::Reply;
 use crate::state::{Call, NODE_HEAD_LEN, State, node_head};
@@ -261,6 +262,7 @@ impl State {
                 }
             }
             path::push(&mut at, name);
+            fx.worked(pulse::change(&at));
         }
         match open {
             Some(open) => open.change(path, Some(Match::Subtree), None),
@@ -350,6 +352,7 @@ impl State {
         let mut watches = Vec::new();
         self.watches.exact(path, found.hash, &mut watches);
         self.deliver(&watches, path, None, fx);
+        fx.worked(pulse::change(path));
         self.take_out(path, fx);
     }
 
@@ -385,7 +388,7 @@ impl State {
                     stack.push((Children::new(&child.children), hash));
                 }
                 None => {
-                    fx.worked();
+                    fx.worked(1);
                     let hash = *hash;
                     stack.pop();
                     if !stack.is_empty() {
@@ -426,9 +429,6 @@ fn depend(open: Open<'_>, path: &[u8], error: Errno) -> Result<(), Errno> {
     }
     Err(error)
 }
-
-/// Pieces of work that removing one node inside of a transaction counts as.
-const PIECES_PER_PATH: u32 = 4;
 
 impl crate::transaction::Transaction {
     /// Changes a node inside the transaction.
@@ -487,8 +487,7 @@ impl crate::transaction::Transaction {
             let node = *node;
             stack.pop();
             let fires = if stack.is_empty() { Match::Subtree } else { Match::Exact };
-            // A path of the transaction takes as long as several pieces of other work.
-            (0..PIECES_PER_PATH).for_each(|_| fx.worked());
+            fx.worked(pulse::note(&at));
             self.depend_on_children(&at);
             self.change(&at, Some(fires), Some(&entries(node)));
             self.count(node.owner(), -1);

@@ -100,7 +100,7 @@ impl<M: SharedMemory> SlotStore<M> {
     }
 
     fn index_change(&mut self, change: &Change) {
-        self.pulse.worked();
+        self.pulse.worked(1);
         let first = self.chains.get(change.record() as usize).map_or(NONE, |chain| chain.first);
         let is_gone = matches!(change, Change::Gone { .. });
         let Some(index) = &mut self.index else { return };

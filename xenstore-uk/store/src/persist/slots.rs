@@ -149,7 +149,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Writes a record as part of the next commit, in place of its former content.
     pub fn put(&mut self, record: u32, kind: Kind, head: &[u8], body: &[u8]) {
-        self.pulse.worked();
+        self.pulse.worked(1);
         let old = self.chain(record);
         let has_older = self.retire(old);
         let first = self.write_record(record, kind, head, body);
@@ -193,7 +193,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Drops a record in the next commit.
     pub fn delete(&mut self, record: u32) {
-        self.pulse.worked();
+        self.pulse.worked(1);
         let old = self.chain(record);
         if self.retire(old) {
             let slot = self.write_record(record, Kind::Tombstone, &[], &[]);
@@ -205,7 +205,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Drops the record of a node whose parent the next commit drops: it needs no tombstone.
     pub fn forget(&mut self, record: u32) {
-        self.pulse.worked();
+        self.pulse.worked(1);
         let old = self.chain(record);
         self.retire(old);
         *self.chain_mut(record) = Chain::EMPTY;
@@ -334,7 +334,7 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Frees a chain.
     pub(super) fn release(&mut self, first: u32) {
-        self.pulse.worked();
+        self.pulse.worked(1);
         let mut slot = first;
         while slot != NONE {
             self.memory.store_u64(slot_at(slot), 0);

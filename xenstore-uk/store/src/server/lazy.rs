@@ -12,6 +12,7 @@ use crate::node::Node;
 use crate::ops::decode_watch;
 use crate::path::{self, Special, components};
 use crate::persist::{Damaged, Made, Reach, SlotStore, Sought, Unloaded};
+use crate::pulse;
 use crate::server::Server;
 use crate::state::State;
 use crate::tree::Tree;
@@ -229,6 +230,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         while let Some(loading) = &mut self.loading {
             let found = self.state.tree.seek(path);
             let Some(name) = components(found.missing).next() else { return true };
+            self.slots.pulse.worked(pulse::change(found.path));
             let (record, len) = (found.node.record, found.path.len());
             let outer = self.mutating.replace(true);
             let sought = self.slots.load_child(&mut loading.unloaded, record, name);

@@ -79,8 +79,8 @@ impl<M: SharedMemory, A: SharedMemory> Effects for Outbox<'_, M, A> {
         self.slots.delete(record);
     }
 
-    fn worked(&mut self) {
-        self.slots.pulse.worked();
+    fn worked(&mut self, pieces: u32) {
+        self.slots.pulse.worked(pieces);
     }
 
     fn forget(&mut self, record: u32) {

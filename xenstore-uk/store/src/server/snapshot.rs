@@ -186,7 +186,7 @@ impl Effects for Records {
 
     fn delete(&mut self, _: u32) {}
 
-    fn worked(&mut self) {}
+    fn worked(&mut self, _: u32) {}
 
     fn forget(&mut self, _: u32) {}
 
