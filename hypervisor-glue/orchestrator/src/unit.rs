@@ -57,6 +57,8 @@ pub struct Unit<F: SharedMemory + Copy> {
     pub is_running: bool,
     /// Whether we have paused it.
     pub is_fenced: bool,
+    /// Whether its last failure was one that its own handler has ended: it waits there.
+    is_at_its_end: bool,
     /// The recovery under way, until its first answer.
     pub incident: Option<Incident>,
     /// Its text.
@@ -138,6 +140,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             wanted: None,
             is_running: false,
             is_fenced: false,
+            is_at_its_end: false,
             incident: None,
             log: regions.log,
             health: HealthReader::new(regions.health),
@@ -215,6 +218,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
 
     /// Begins an incident, unless one is open already.
     pub fn open_incident(&mut self, reason: Reason, now_ns: u64) {
+        self.is_at_its_end = reason == Reason::Panic;
         self.incident.get_or_insert(Incident {
             reason,
             rung: Rung::First,
@@ -289,6 +293,23 @@ impl<F: SharedMemory + Copy> Unit<F> {
         let entry = self.entry.ok_or(XenError::NotFound)?;
         xen.reset_vcpu(self.domid)?;
         xen.enter_pv(self.domid, &PvEntry { rung: rung as u64, ..entry })?;
+        self.unpause(xen)
+    }
+
+    /// As [`Unit::enter_again`], by rung 1. A unit whose own handler has ended its last life waits
+    /// in it, and begins again by itself when it is resumed.
+    ///
+    /// # Errors
+    /// What Xen says.
+    pub fn begin_again<C: abi::Control>(&mut self, xen: &C) -> Result<(), XenError> {
+        if !self.is_at_its_end {
+            return self.enter_again(xen, Rung::Microreset);
+        }
+        xen.resume(self.domid)?;
+        self.unpause(xen)
+    }
+
+    fn unpause<C: abi::Control>(&self, xen: &C) -> Result<(), XenError> {
         if let Some(nic) = self.nic {
             nic.release(xen);
         }

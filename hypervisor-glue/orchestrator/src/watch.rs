@@ -324,7 +324,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         let unit = &mut self.units[index];
         unit.next_life(Rung::Microreset, life);
         unit.entered(self.xen.now_ns());
-        match unit.enter_again(self.xen, Rung::Microreset) {
+        match unit.begin_again(self.xen) {
             Ok(()) => self.job_done(index),
             Err(error) => {
                 self.job_failed(&Failed { unit: index, what: "reset", error });

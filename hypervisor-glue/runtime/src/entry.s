@@ -99,6 +99,10 @@ start_saved:
     call ppvmm_pv_entry
     ud2
 
+# rdi = rung: the life that ended here is resumed, so the next one begins. Xen knows its traps.
+.global ppvmm_begin_again
+ppvmm_begin_again:
+    mov [rip + saved_rung], rdi
 # A trap that Xen could not deliver to the former life, because its stack was unusable, stays with
 # the vCPU, and reaches the next one.
 trap_of_former_life:

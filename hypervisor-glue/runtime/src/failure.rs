@@ -6,12 +6,13 @@ use core::fmt::{self, Write};
 
 use abi::hypercall::Call;
 use abi::{Registers, ShutdownReason};
+use fabric::control::Rung;
 
 use crate::boot::Boot;
 use crate::cell::OneCpu;
 use crate::console::{self, Console};
 use crate::mapping::FabricMemory;
-use crate::symbols::ppvmm_fresh_stack;
+use crate::symbols::{ppvmm_begin_again, ppvmm_fresh_stack};
 use crate::{Hypervisor, boot, clock, facts, place};
 
 /// Bytes kept of a failure's message: a panic's place and text.
@@ -141,14 +142,15 @@ fn give_up() -> ! {
 }
 
 /// Crashes this domain, with the place of the text in registers: a service may fail before it has
-/// said where to leave it.
+/// said where to leave it. One that has done so is resumed for its next life, which begins by rung
+/// 1: to set its vCPU anew would take the orchestrator longer than all else that it does.
 fn crash() -> ! {
     /// `SCHEDOP_shutdown`.
     const SHUTDOWN: u64 = 2;
     let reason = u32::from(ShutdownReason::Crash.code());
     loop {
-        // SAFETY: Xen reads one word and does not return; if it did, the registers it changes
-        // are named.
+        // SAFETY: Xen reads one word, and returns when the domain is resumed; the registers that it
+        // changes are named.
         unsafe {
             asm!(
                 "syscall",
@@ -162,6 +164,10 @@ fn crash() -> ! {
                 out("r11") _,
                 options(nostack),
             );
+        }
+        if LAST_WORDS.get().is_some() {
+            // SAFETY: This life has ended: nothing on its stack is used again.
+            unsafe { ppvmm_begin_again(Rung::Microreset as u64) }
         }
     }
 }

@@ -18,6 +18,7 @@ mod real {
         pub(crate) fn ppvmm_upcall();
         pub(crate) fn ppvmm_failsafe();
         pub(crate) fn ppvmm_fresh_stack(entry: extern "C" fn(u64) -> !, argument: u64) -> !;
+        pub(crate) fn ppvmm_begin_again(rung: u64) -> !;
     }
 
     unsafe extern "Rust" {
@@ -47,6 +48,9 @@ mod real {
         argument: u64,
     ) -> ! {
         entry(argument)
+    }
+    pub(crate) unsafe extern "C" fn ppvmm_begin_again(_: u64) -> ! {
+        panic!("only Xen resumes a unikernel")
     }
 
     fn nothing(_: crate::Boot) -> ! {

@@ -69,6 +69,31 @@ fn a_crash_leaves_an_epitaph_and_costs_one_microreset() {
 }
 
 #[test]
+fn a_unit_that_waits_at_its_end_is_resumed_as_it_is() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        let resets = machine.calls(Call::ResetVcpu);
+        services[STORE].panic("no such node");
+        settle(host, services);
+        assert!(all_serve(host, services), "{:?}", rungs(host));
+        assert_eq!(lives(host), [2, 1]);
+        assert_eq!(machine.calls(Call::ResetVcpu), resets);
+        // The next one ends without a word, in the same incident or not: its vCPU is set anew.
+        crash(&machine, STORE_DOMAIN);
+        for _ in 0..20 {
+            wait(host, services, 1_000_000);
+        }
+        assert!(all_serve(host, services), "{:?}", rungs(host));
+        assert_eq!(lives(host), [3, 1]);
+        assert_eq!(machine.calls(Call::ResetVcpu), resets + 1);
+        let reasons: Vec<_> = host.host.epitaphs.iter().map(|epitaph| epitaph.reason).collect();
+        let silent = Reason::Exit(ShutdownReason::Crash.code());
+        assert_eq!(reasons, [Reason::Panic, silent]);
+    });
+}
+
+#[test]
 fn what_a_unit_left_in_its_own_memory_is_kept_even_when_it_is_built_again() {
     let mut world = World::new();
     let machine = world.machine.clone();

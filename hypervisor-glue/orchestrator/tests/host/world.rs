@@ -1,12 +1,12 @@
 //! A host whose services are as simple as can be: they serve at once, and answer every kick.
 
-use abi::{DomId, DomainState, Frame, Xen};
+use abi::{DomId, DomainState, Frame, ShutdownReason, Xen};
 use api::{Operation, Outcome, Reply, Request};
 use builder::pv::MAX_PAGES;
 use fabric::archive::{Archive, ArchiveBuilder};
 use fabric::control::ControlReader;
 use fabric::domains::{Domain, DomainsReader};
-use fabric::health::{HealthWriter, State};
+use fabric::health::{HealthWriter, Panic, State};
 use fabric::kick::{Kick, KickReader, KickWriter};
 use fabric::message::{MESSAGE_MAX, MessageId, MessageReader, MessageWriter};
 use fabric::view::{Party, RegionKind};
@@ -235,6 +235,13 @@ impl Service {
             self.ring();
         }
         has_worked
+    }
+
+    /// Ends its life as its panic handler does.
+    pub fn panic(&self, message: &str) {
+        let panic = Panic::new(format_args!("{message}"), "", 0);
+        HealthWriter::new(self.regions.health).set_panic(self.life, &panic);
+        self.machine.shut_down(self.domid, ShutdownReason::Crash);
     }
 
     /// Passes `id` to the orchestrator.
