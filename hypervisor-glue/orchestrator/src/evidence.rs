@@ -1,8 +1,7 @@
 //! Evidence first: what can still be read of a unit that failed, before anything is done about it.
 
 use abi::{Access, Control, DomId, DomainInfo, Frame, PAGE_SIZE, Registers};
-use fabric::control::Rung;
-use fabric::epitaph::{self, Counters, Epitaph, Epitaphs, Reason};
+use fabric::epitaph::{self, Counters, Epitaph, Epitaphs};
 use fabric::health::{PANIC_TEXT_MAX, Panic};
 use fabric::log::LogReader;
 use fabric::text::Text;
@@ -25,30 +24,12 @@ pub struct Unfinished {
     pub last_words: Option<(u64, usize)>,
 }
 
-/// The epitaph of a unit that failed, without its last lines. `info` is what Xen knows of its
-/// domain, if there is one, `registers` those of its vCPU, if they could be read.
-pub fn of<C: Control, F: SharedMemory + Copy>(
-    xen: &C,
-    unit: &Unit<F>,
-    info: Option<&DomainInfo>,
-    registers: Option<&Registers>,
-    reason: Reason,
-    rung: Rung,
-) -> Epitaph {
-    let mut epitaph = Epitaph::new(unit.config.name, unit.life, xen.now_ns(), reason, rung);
-    epitaph.panic = unit.panic();
-    epitaph.counters = Counters {
-        handed: unit.handed,
-        taken: 0,
-        progress: 0,
-        cpu_time_ns: info.map_or(0, |info| info.cpu_time_ns),
-    };
-    if let Ok(health) = unit.health() {
-        epitaph.counters.taken = health.taken;
-        epitaph.counters.progress = health.progress;
-    }
-    epitaph.registers = registers.map(convert);
-    epitaph
+/// How the work of a unit that failed stood. `info` is what Xen knows of its domain, if there is
+/// one.
+pub fn counters<F: SharedMemory + Copy>(unit: &Unit<F>, info: Option<&DomainInfo>) -> Counters {
+    let (taken, progress) = unit.health().map_or((0, 0), |h| (h.taken, h.progress));
+    let cpu_time_ns = info.map_or(0, |info| info.cpu_time_ns);
+    Counters { handed: unit.handed, taken, progress, cpu_time_ns }
 }
 
 /// The text at an address of a unit's memory, of which `frames` are the machine frames. The unit
@@ -81,7 +62,8 @@ pub fn add_lines<F: SharedMemory + Copy>(epitaph: &mut Epitaph, unit: &Unit<F>) 
     epitaph.line_count = log.latest(&mut epitaph.lines);
 }
 
-fn convert(registers: &Registers) -> epitaph::Registers {
+/// Registers as an epitaph keeps them.
+pub fn convert(registers: &Registers) -> epitaph::Registers {
     let r = registers;
     epitaph::Registers {
         general: [

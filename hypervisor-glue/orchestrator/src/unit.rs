@@ -206,9 +206,18 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.health.read()
     }
 
-    /// The panic record of its present life, if it left one.
+    /// The panic record of its present life, if it left one. To check it takes microseconds: it is
+    /// looked for where the unit says that it is there, or says nothing that can be read.
     pub fn panic(&self) -> Option<fabric::health::Panic> {
-        self.health.panic(self.life)
+        self.has_panicked().unwrap_or(true).then(|| self.health.panic(self.life)).flatten()
+    }
+
+    /// Whether its own handler has ended its present life.
+    ///
+    /// # Errors
+    /// As [`Unit::health`].
+    pub fn has_panicked(&self) -> Result<bool, HealthError> {
+        self.health().map(|health| health.state == State::Panicked && health.epoch == self.life)
     }
 
     /// Whether the unit says that it serves, in its present life.

@@ -4,7 +4,6 @@
 use abi::{Control, DomainInfo, DomainState, Frame, Port, ShutdownReason, XenError};
 use fabric::control::Rung;
 use fabric::epitaph::{Epitaph, Reason};
-use fabric::health::State;
 use fabric::{Epoch, SharedMemory};
 use recovery::{Action, Actions, Event, Pause, Plan, Policy, Report, Run, Sample, Supervisor};
 
@@ -224,9 +223,8 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
 
     /// What a unit's shutdown means: its panic handler says so, or only Xen knows.
     fn why(&self, index: usize, reason: ShutdownReason) -> Reason {
-        let unit = &self.units[index];
-        match unit.health() {
-            Ok(h) if h.state == State::Panicked && h.epoch == unit.life => Reason::Panic,
+        match self.units[index].has_panicked() {
+            Ok(true) => Reason::Panic,
             _ => Reason::Exit(reason.code()),
         }
     }
@@ -276,11 +274,13 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         // A domain that cannot be read any more leaves an epitaph without registers. One that left
         // its last words in the fabric had nothing else in them than the way to its end, and asking
         // for them costs a tenth of a microreset.
-        let is_mute = unit.panic().is_none();
+        let panic = unit.panic();
+        let is_mute = panic.is_none();
         let registers = info.filter(|_| is_mute).and_then(|_| self.xen.registers(unit.domid).ok());
-        let epitaph = evidence::of(self.xen, unit, info.as_ref(), registers.as_ref(), reason, rung);
-        let last_words = registers.filter(|_| epitaph.panic.is_none());
-        let last_words = last_words.and_then(|registers| registers.last_words());
+        let mut epitaph = Epitaph::new(unit.config.name, unit.life, now_ns, reason, rung);
+        (epitaph.panic, epitaph.counters) = (panic, evidence::counters(unit, info.as_ref()));
+        epitaph.registers = registers.as_ref().map(evidence::convert);
+        let last_words = registers.and_then(|registers| registers.last_words());
         // Kept at once, so that a failure of our own does not lose it. One that still waits for
         // its lines goes without them.
         self.epitaphs.keep(epitaph);
