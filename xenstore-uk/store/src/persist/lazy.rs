@@ -8,6 +8,7 @@ use fabric::SharedMemory;
 
 use crate::dir;
 use crate::node::{Link, Node, NodeParts};
+use crate::path::components;
 use crate::persist::index::tag;
 use crate::persist::reload::{half, quarter, word};
 use crate::persist::slots::{NONE, SlotStore, slot_at, slot_sum};
@@ -59,9 +60,20 @@ pub(crate) enum Made {
     All(Link),
 }
 
+/// Why a way of names ends where it does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It is made to its end.
+    Whole,
+    /// There is no further node that is not made.
+    Missing,
+    /// That cannot be told before all children of the last node are made.
+    Unknown,
+}
+
 /// What came of looking for a child.
 #[derive(Debug)]
-pub(crate) enum Sought {
+enum Sought {
     /// Its node, which is made from now on.
     Found(Rc<Node>),
     /// There is none of this name that is not made.
@@ -169,7 +181,7 @@ impl<M: SharedMemory> SlotStore<M> {
     ///
     /// # Errors
     /// A record whose slots are damaged.
-    pub(crate) fn load_child(
+    fn load_child(
         &self,
         unloaded: &mut Unloaded,
         parent: u32,
@@ -194,6 +206,38 @@ impl<M: SharedMemory> SlotStore<M> {
         let Some((record, node)) = found.transpose()? else { return Ok(Sought::Nothing) };
         unloaded.made.insert(record);
         Ok(Sought::Found(node))
+    }
+
+    /// Makes the nodes below a record that these names lead to, as far as that can be told: the
+    /// first of them, with the next one below it and so on, and why the way ends there.
+    pub(crate) fn load_way(
+        &mut self,
+        unloaded: &mut Unloaded,
+        record: u32,
+        names: &[u8],
+    ) -> (Link, Result<End, Damaged>) {
+        let mut way: Vec<Rc<Node>> = Vec::new();
+        let mut at = record;
+        let mut end = Ok(End::Whole);
+        for name in components(names) {
+            self.pulse.worked(1);
+            match self.load_child(unloaded, at, name) {
+                Ok(Sought::Found(child)) => {
+                    at = child.record;
+                    way.push(child);
+                    continue;
+                }
+                Ok(Sought::Nothing) => end = Ok(End::Missing),
+                Ok(Sought::Unknown) => end = Ok(End::Unknown),
+                Err(damaged) => end = Err(damaged),
+            }
+            break;
+        }
+        let below = way.into_iter().rev().reduce(|below, mut node| {
+            Rc::get_mut(&mut node).expect("nobody shares it").children = Some(below);
+            node
+        });
+        (below, end)
     }
 
     /// Makes some children of a wide directory.

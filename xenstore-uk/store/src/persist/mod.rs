@@ -36,7 +36,7 @@ mod reload;
 mod slots;
 
 pub use index::index_len;
-pub(crate) use lazy::{Damaged, Made, Reach, Sought, Unloaded};
+pub(crate) use lazy::{Damaged, End, Made, Reach, Unloaded};
 pub use reload::{LoadReport, Loaded, LoadedNodes};
 pub use slots::SlotStore;
 

@@ -10,8 +10,8 @@ use wire::{HEADER_LEN, Header, Operation, text};
 use crate::dir::Children;
 use crate::node::Node;
 use crate::ops::decode_watch;
-use crate::path::{self, Special, components};
-use crate::persist::{Damaged, Made, Reach, SlotStore, Sought, Unloaded};
+use crate::path::{self, Special};
+use crate::persist::{Damaged, End, Made, Reach, SlotStore, Unloaded};
 use crate::pulse;
 use crate::server::Server;
 use crate::state::State;
@@ -229,27 +229,29 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     fn load_way(&mut self, path: &[u8]) -> bool {
         while let Some(loading) = &mut self.loading {
             let found = self.state.tree.seek(path);
-            let Some(name) = components(found.missing).next() else { return true };
-            self.slots.pulse.worked(pulse::change(found.path));
+            if found.is_whole() {
+                return true;
+            }
             let (record, len) = (found.node.record, found.path.len());
+            self.slots.pulse.worked(pulse::change(path));
             let outer = self.mutating.replace(true);
-            let sought = self.slots.load_child(&mut loading.unloaded, record, name);
-            match &sought {
-                Ok(Sought::Found(child)) => {
-                    self.state.each_tree(|tree| tree.attach_child(&path[..len], record, child));
-                }
-                Ok(_) => {}
-                Err(Damaged { record }) => give_up(&mut self.slots, *record),
+            let (below, end) = self.slots.load_way(&mut loading.unloaded, record, found.missing);
+            if let Some(below) = &below {
+                self.state.each_tree(|tree| tree.attach_child(&path[..len], record, below));
+            }
+            if let Err(Damaged { record }) = end {
+                give_up(&mut self.slots, record);
             }
             self.mutating.set(outer);
-            match sought {
-                Ok(Sought::Found(_)) => {}
-                Ok(Sought::Unknown) => {
+            match (end, below) {
+                (Ok(End::Whole | End::Missing), _) => return true,
+                // The directory where it ends is in the tree now.
+                (_, Some(_)) => {}
+                (_, None) => {
                     if !self.load_directory(&path[..len], record, &mut Reach::short()) {
                         return false;
                     }
                 }
-                _ => return true,
             }
         }
         true
