@@ -10,9 +10,10 @@ use abi::{Control, DomId, PAGE_SIZE, XenError};
 
 use crate::cell::OneCpu;
 use crate::console::{self, Console};
-use crate::fabric_pages::FabricRange;
+use crate::fabric_pages::{self, FabricRange};
 use crate::failure::{self, FailureText};
 use crate::guest::Guest;
+use crate::mapping::FabricMemory;
 use crate::selftest::{self, Test};
 use crate::symbols::{UNIKERNEL, ppvmm_shared_info, ppvmm_stack_guard};
 use crate::{
@@ -47,6 +48,7 @@ pub struct Boot {
     life: Life,
     command_line: &'static str,
     archive: &'static [u8],
+    aside: Option<FabricMemory>,
     failure: Option<FailureText>,
 }
 
@@ -74,6 +76,13 @@ impl Boot {
     /// The module that Xen gave the initial domain; empty in other domains.
     pub fn archive(&self) -> &'static [u8] {
         self.archive
+    }
+
+    /// The pages that this service has aside of its image and heap ([`Unikernel::with_aside`]).
+    /// Neither a microreset nor a microreboot touches them: they hold what the former life left
+    /// there, and in a first one anything. `None`: this domain is not one of our builder's.
+    pub fn aside(&self) -> Option<FabricMemory> {
+        self.aside
     }
 
     /// Bytes of the page tables that this domain started with.
@@ -106,13 +115,16 @@ pub struct Unikernel {
     /// Where it starts as an ordinary PVH guest.
     pub(crate) guest: Option<fn(Guest) -> !>,
     pub(crate) fabric: FabricRange,
+    /// Pages at the end of its memory that are not the heap's.
+    aside: usize,
     pub(crate) tests: &'static [Test],
 }
 
 impl Unikernel {
     /// A service that starts in `main`.
     pub const fn service(main: fn(Boot) -> !) -> Self {
-        Self { kind: Kind::Service, main, guest: None, fabric: FabricRange::NONE, tests: &[] }
+        let (guest, fabric) = (None, FabricRange::NONE);
+        Self { kind: Kind::Service, main, guest, fabric, aside: 0, tests: &[] }
     }
 
     /// A guest that starts in `main` where Xen runs it as a PVH domain. Elsewhere it tests itself.
@@ -125,7 +137,12 @@ impl Unikernel {
 
     /// The orchestrator, with its fabric.
     pub const fn orchestrator(main: fn(Boot) -> !, fabric: FabricRange) -> Self {
-        Self { kind: Kind::Orchestrator, main, guest: None, fabric, tests: &[] }
+        Self { kind: Kind::Orchestrator, fabric, ..Self::service(main) }
+    }
+
+    /// Keeps so many pages aside: see [`Boot::aside`].
+    pub const fn with_aside(self, pages: usize) -> Self {
+        Self { aside: pages, ..self }
     }
 
     /// Adds tests of its own to the self-test.
@@ -167,12 +184,13 @@ extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
     if let Err(error) = window::open() {
         failure::fail(format_args!("no window for mappings: {error}"));
     }
-    open_memory(life, ours);
+    let aside = open_memory(life, ours);
     let boot = Boot {
         hypervisor: Hypervisor::new(),
         life,
         command_line: command_line(info),
         archive: if facts.initial { archive(info) } else { &[] },
+        aside,
         failure: None,
     };
     if facts.initial {
@@ -230,16 +248,17 @@ fn guard_pages() {
     }
 }
 
-/// Gives the records of grants and the heap their places, and decides whether what a former life
-/// left in memory is trusted.
-fn open_memory(life: Life, ours: bool) {
+/// Gives the records of grants, the heap and the pages aside their places, and decides whether what
+/// a former life left in memory is trusted. Answers the pages aside.
+fn open_memory(life: Life, ours: bool) -> Option<FabricMemory> {
     /// Xen and libxl map at least 512 KiB behind their tables; no more is taken.
     const LOOSE_BYTES: u64 = 512 << 10;
     let page = PAGE_SIZE as u64;
     let facts = facts::get();
     let (begin, end) = if ours {
         let tables = (facts.pages - facts.tables) * page;
-        (facts.after_p2m(), tables.min(facts.top_table))
+        let aside = UNIKERNEL.aside as u64 * page;
+        (facts.after_p2m(), tables.min(facts.top_table).saturating_sub(aside))
     } else {
         // Behind the tables comes one page of boot stack, which we do not use any more.
         let begin = facts.top_table + (facts.tables + 1) * page;
@@ -266,6 +285,9 @@ fn open_memory(life: Life, ours: bool) {
         }
     }
     survivor::settle();
+    // SAFETY: Behind the heap lie the pages that were taken off its end, mapped for the life of the
+    // domain, which nothing else of ours uses.
+    ours.then(|| unsafe { fabric_pages::memory_at(end, UNIKERNEL.aside) })
 }
 
 fn command_line(info: &'static StartInfo) -> &'static str {

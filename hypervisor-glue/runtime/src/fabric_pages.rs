@@ -1,5 +1,5 @@
-//! Pages of the image that are used as shared memory is: those of the fabric, and a service's own
-//! that a microreset leaves as they are.
+//! Pages of our own that are used as shared memory is: those of the fabric in the orchestrator's
+//! image, and those that a service keeps aside.
 
 use core::cell::UnsafeCell;
 use core::ptr;
@@ -12,8 +12,7 @@ use crate::symbols::UNIKERNEL;
 use crate::window;
 
 /// Pages of the image. The orchestrator grants them to the units: its fabric, made by
-/// [`crate::orchestrator!`]. A service keeps in them what a life that follows a microreset shall
-/// find as the former one left it, whatever that was doing; a microreboot makes them zeros again.
+/// [`crate::orchestrator!`].
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct FabricPages<const PAGES: usize>(UnsafeCell<[[u8; PAGE_SIZE]; PAGES]>);
@@ -26,11 +25,6 @@ impl<const PAGES: usize> FabricPages<PAGES> {
     #[allow(clippy::new_without_default, reason = "only ever a static")]
     pub const fn new() -> Self {
         Self(UnsafeCell::new([[0; PAGE_SIZE]; PAGES]))
-    }
-
-    /// All of them, as memory.
-    pub fn memory(&'static self) -> FabricMemory {
-        memory_of(self.range())
     }
 
     /// All of them.
@@ -56,12 +50,20 @@ impl FabricRange {
 
 /// The orchestrator's fabric.
 pub(crate) fn memory() -> FabricMemory {
-    memory_of(UNIKERNEL.fabric)
+    let FabricRange { base, pages } = UNIKERNEL.fabric;
+    // SAFETY: 1. A static. 2. Its `UnsafeCell` is never borrowed. 3. Page-aligned.
+    FabricMemory::new(unsafe { Span::new(base, pages * PAGE_SIZE) })
 }
 
-fn memory_of(range: FabricRange) -> FabricMemory {
-    let FabricRange { base, pages } = range;
-    // SAFETY: 1. A static. 2. Its `UnsafeCell` is never borrowed. 3. Page-aligned.
+/// The `pages` pages at this address.
+///
+/// # Safety
+/// 1. They must be mapped writable for the life of the domain.
+/// 2. No Rust object may ever lie in them.
+/// 3. The address must be that of a page.
+pub(crate) unsafe fn memory_at(address: u64, pages: usize) -> FabricMemory {
+    let base = ptr::with_exposed_provenance_mut(address as usize);
+    // SAFETY: The caller's conditions.
     FabricMemory::new(unsafe { Span::new(base, pages * PAGE_SIZE) })
 }
 

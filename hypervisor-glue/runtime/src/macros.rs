@@ -1,12 +1,15 @@
 //! The entry macros.
 
 /// Makes the binary a service: `service!(start)` with `fn start(boot: runtime::Boot) -> !`, or
+/// `service!(start, aside_pages = N)` with so many pages aside ([`crate::Boot::aside`]), or
 /// `service!(start, tests = [("name", function), …])` with tests of its own for the self-test, each
 /// `fn() -> Result<(), &'static str>`.
 #[macro_export]
 macro_rules! service {
-    ($start:path $(, tests = $tests:expr)?) => {
-        $crate::unikernel!($crate::Unikernel::service($start) $(.with_tests(&$tests))?);
+    ($start:path $(, aside_pages = $aside:expr)? $(, tests = $tests:expr)?) => {
+        $crate::unikernel!(
+            $crate::Unikernel::service($start) $(.with_aside($aside))? $(.with_tests(&$tests))?
+        );
     };
 }
 

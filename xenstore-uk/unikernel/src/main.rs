@@ -19,9 +19,9 @@ use runtime::{Boot, FabricMemory, Life, Survivor};
 use service::Service;
 use service::view::View;
 
-use crate::shell::{Shell, Work};
+use crate::shell::{INDEX_LEN, Shell, Work};
 
-runtime::service!(main);
+runtime::service!(main, aside_pages = INDEX_LEN.div_ceil(abi::PAGE_SIZE));
 
 /// A part of our view of the fabric.
 type Fabric = Part<FabricMemory>;
@@ -43,7 +43,9 @@ fn main(boot: Boot) -> ! {
     if kept {
         SHELL.modify(|shell| shell.resume(&mut report));
     } else {
-        SHELL.put(Shell::start(xen, &view, service.nonce(), &mut report));
+        let aside = boot.aside().expect("our builder gives us all that we ask for");
+        let index = Part::new(aside, 0, INDEX_LEN);
+        SHELL.put(Shell::start(xen, &view, index, service.nonce(), &mut report));
     }
     if report.dropped > 0 {
         let text = format_args!("{} records could not be read back: memory failed", report.dropped);

@@ -4,12 +4,11 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
-use fabric::Part;
 use fabric::control::Rung;
 use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
 use fabric::view::RegionKind;
-use runtime::{FabricMemory, FabricPages, Hypervisor, Survivor};
+use runtime::{FabricMemory, Hypervisor, Survivor};
 use service::ids::{self, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
@@ -30,11 +29,8 @@ type Durable = Fabric;
 #[cfg(feature = "fault-points")]
 type Durable = crate::fault_points::Memory;
 
-/// Bytes of the index.
-const INDEX_LEN: usize = index_len(system::LAYOUT.largest(RegionKind::Slots) / SLOT_LEN);
-
-/// The index: what a life finds that follows a change which a microreset interrupted.
-static INDEX: FabricPages<{ INDEX_LEN.div_ceil(abi::PAGE_SIZE) }> = FabricPages::new();
+/// Bytes of the index: what a life finds that follows a change which a microreset interrupted.
+pub const INDEX_LEN: usize = index_len(system::LAYOUT.largest(RegionKind::Slots) / SLOT_LEN);
 
 /// Tells the operator of a limit that a domain has passed.
 type Tell<'a> = &'a mut dyn FnMut(u16, Quota, Strength);
@@ -54,10 +50,12 @@ pub struct Shell {
 }
 
 impl Shell {
-    /// Reads back what the fabric holds, or begins a new store, and seats everybody.
+    /// Reads back what the fabric holds, or begins a new store, and seats everybody. `index` has
+    /// [`INDEX_LEN`] bytes; the former life's index is believed after a microreset alone.
     pub fn start(
         xen: Hypervisor,
         view: &View<FabricMemory>,
+        index: Fabric,
         nonce: u64,
         report: &mut RecoveryReport,
     ) -> Self {
@@ -67,8 +65,12 @@ impl Shell {
         let durable = |memory| durable(xen, view, memory);
         let [slots, areas] =
             [RegionKind::Slots, RegionKind::Areas].map(|region| durable(view.own(region)));
-        let index = durable(Part::new(INDEX.memory(), 0, INDEX_LEN));
-        let (mut server, found) = Server::start_indexed(&config, slots, areas, index);
+        let index = durable(index);
+        let (mut server, found) = if report.rung == Rung::Microreset as u32 {
+            Server::start_indexed(&config, slots, areas, index)
+        } else {
+            Server::start_keeping(&config, slots, areas, index)
+        };
         server.set_pulse(pulse::beat);
         report.reloaded = found.load.nodes;
         // A record whose slots look free is lost without a trace of its own.

@@ -15,7 +15,7 @@ const STEP_PAGES: usize = 8;
 /// Parts of [`STEP_PAGES`] pages that stay mapped between a build and the restores that follow:
 /// enough for every service's image, and for all services together less than half of the window
 /// in which the initial domain maps others' memory.
-const KEPT_PARTS: usize = 24;
+const KEPT_PARTS: usize = 32;
 /// Pages restored in one step where they are still mapped: copying alone takes 0.6 µs per page.
 const STEP_KEPT_PAGES: u32 = 32;
 /// Of those that are still mapped, pages written between two looks at events: some 3 µs. A look

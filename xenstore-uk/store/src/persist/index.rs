@@ -33,7 +33,8 @@
 //! header's, and every slot is read.
 //!
 //! The sum tells of damage: a flipped bit always changes it, as does, but for one time in 2^64,
-//! anything else. Memory of zeros is an index that describes nothing.
+//! anything else. What lies behind the entries and slots in use counts for nothing, and is made
+//! zeros when it comes into use.
 
 use alloc::vec::Vec;
 
@@ -220,6 +221,8 @@ pub(super) struct Index<M> {
     memory: M,
     slots: usize,
     entries: u32,
+    /// The first slots, an even number: behind them, nothing is an index's yet.
+    linked: u32,
     /// The sum over entries and slots as they are now.
     sum: u64,
     /// What the change at hand overwrites is noted here; `None`: it cannot be undone.
@@ -238,7 +241,7 @@ impl<M: SharedMemory> Index<M> {
         let limit = (slots + RECORDS_BEYOND) as u32;
         let entries = memory.load_u32(COUNTS_AT + 4).min(limit);
         let (pending, building) = (Vec::new(), None);
-        Self { memory, slots, entries, sum: 0, journal: None, pending, building }
+        Self { memory, slots, entries, linked: 0, sum: 0, journal: None, pending, building }
     }
 
     /// The index as of the last commit, whose number is `committed`: if the change for the next one
@@ -258,16 +261,13 @@ impl<M: SharedMemory> Index<M> {
         Some(Self::new(memory, slots))
     }
 
-    /// Forgets everything, and takes up what the store with this key holds from now on.
+    /// Forgets everything, whatever the memory holds, and takes up what the store with this key
+    /// holds from now on.
     pub fn clear(&mut self, key: u64) {
         // Before any other word: an interrupted clearing leaves nothing that is believed.
         self.distrust();
-        // Most often nobody has used it: the domain is new.
-        if self.memory.load_u64(8) != 0 {
-            self.memory.fill(0, index_len(self.slots), 0);
-        }
         self.memory.store_u64(8, key);
-        (self.entries, self.sum) = (0, 0);
+        (self.entries, self.linked, self.sum) = (0, 0, 0);
         self.pending.clear();
         self.building = Some(1);
     }
@@ -296,8 +296,9 @@ impl<M: SharedMemory> Index<M> {
         }
     }
 
-    /// Says that it describes this commit, unless it is not complete.
-    pub fn seal(&mut self, committed: u64, digest: u64, nodes: u32) {
+    /// Says that it describes this commit, of so many slots, unless it is not complete.
+    pub fn seal(&mut self, committed: u64, digest: u64, nodes: u32, slots: u32) {
+        self.cover_slots(slots);
         if self.building.is_none() {
             let counts = u64::from(nodes) | u64::from(self.entries) << 32;
             self.memory.store_u64(DIGEST_AT, digest);
@@ -341,6 +342,7 @@ impl<M: SharedMemory> Index<M> {
     /// record ends, else what goes on after it.
     pub fn each_link(&mut self, count: u32, mut look: impl FnMut(u32, u32)) {
         let mut slot = 0;
+        self.linked = self.linked.max(count.next_multiple_of(2));
         let begin = links_at(self.slots);
         let end = begin + count.next_multiple_of(2) as usize * 4;
         self.each_word::<1>(begin, end, |[word]| {
@@ -380,11 +382,13 @@ impl<M: SharedMemory> Index<M> {
 
     /// Notes which slot goes on after `slot` ([`NONE`]: none does).
     pub fn link(&mut self, slot: u32, next: u32) {
+        self.cover_slots(slot + 1);
         self.set_word(links_at(self.slots) + slot as usize * 4, next.wrapping_add(2));
     }
 
     /// Notes that a slot is free.
     pub fn free(&mut self, slot: u32) {
+        self.cover_slots(slot + 1);
         self.set_word(links_at(self.slots) + slot as usize * 4, 0);
     }
 
@@ -473,7 +477,19 @@ impl<M: SharedMemory> Index<M> {
     /// Begins the use of a record's entry.
     fn cover(&mut self, record: u32) {
         if record >= self.entries {
+            let begin = entry_at(self.entries);
             self.entries = record + 1;
+            self.memory.fill(begin, entry_at(self.entries) - begin, 0);
+        }
+    }
+
+    /// Begins the use of the first `count` slots' words.
+    fn cover_slots(&mut self, count: u32) {
+        if count > self.linked {
+            let begin = links_at(self.slots) + self.linked as usize * 4;
+            self.linked = count.next_multiple_of(2);
+            let end = links_at(self.slots) + self.linked as usize * 4;
+            self.memory.fill(begin, end - begin, 0);
         }
     }
 

@@ -14,8 +14,8 @@ use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
 
 impl<M: SharedMemory> SlotStore<M> {
-    /// Keeps an index in this memory of [`crate::persist::index_len`] bytes from now on. What the
-    /// store holds already is taken up by [`Self::index_step`].
+    /// Keeps an index in this memory of [`crate::persist::index_len`] bytes from now on, whatever
+    /// that holds. What the store holds already is taken up by [`Self::index_step`].
     pub fn keep_index(&mut self, memory: M) {
         let mut index = Index::new(memory, self.capacity as usize);
         index.clear(self.key);
@@ -58,7 +58,7 @@ impl<M: SharedMemory> SlotStore<M> {
         }
         if let Some(index) = &mut self.index {
             index.building = (until < end).then_some(until);
-            index.seal(self.committed, digest, nodes);
+            index.seal(self.committed, digest, nodes, self.next.len() as u32);
         }
     }
 
@@ -95,7 +95,7 @@ impl<M: SharedMemory> SlotStore<M> {
         if let Some(index) = &mut self.index {
             // Its memory is used again.
             index.pending = pending;
-            index.seal(self.committed, digest, nodes);
+            index.seal(self.committed, digest, nodes, self.next.len() as u32);
         }
     }
 

@@ -206,7 +206,7 @@ mod tests {
             index.apply(&node(record, parent), record);
         }
         index.building = None;
-        index.seal(5, 99, 4);
+        index.seal(5, 99, 4, slots as u32);
         memory
     }
 
@@ -227,7 +227,7 @@ mod tests {
         index.apply(&node(7, 3), 10);
         index.link(11, u32::MAX);
         index.apply(&Change::Other { record: 9, kind: Kind::Watch }, 11);
-        index.seal(6, 77, 3);
+        index.seal(6, 77, 3, SLOTS as u32);
     }
 
     /// All that an index says of entries and slots.
@@ -323,7 +323,7 @@ mod tests {
         read(&mut index, slots);
         index.begin(6);
         (20..slots as u32).for_each(|slot| index.link(slot, u32::MAX));
-        index.seal(6, 77, 4);
+        index.seal(6, 77, 4, slots as u32);
         let (mut by_index, mut lost) = (0, 0);
         for (store, (at, bytes)) in recording.stores.borrow().iter().enumerate() {
             state.write(*at, bytes);

@@ -45,17 +45,26 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         (server, report)
     }
 
-    /// As [`Self::start`], with an index in memory of [`crate::persist::index_len`] bytes that a
-    /// crash of the program leaves as it is, zeros at first. A life that follows an interrupted
-    /// change begins by it, at a cost that hardly grows with the store.
+    /// As [`Self::start`], and keeps an index in memory of [`crate::persist::index_len`] bytes,
+    /// whatever that holds, for [`Self::start_indexed`].
+    pub fn start_keeping(config: &Config, slots: M, areas: A, index: M) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        let (mut server, report) = Self::start(config, slots, areas);
+        server.slots.keep_index(index);
+        (server, report)
+    }
+
+    /// As [`Self::start_keeping`], where the former life kept an index there and a crash of its
+    /// program has left it as it was: this life begins by the index, at a cost that hardly grows
+    /// with the store, if it describes the store.
     pub fn start_indexed(config: &Config, slots: M, areas: A, index: M) -> (Self, StartReport)
     where
         M: Clone,
     {
         let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone()) else {
-            let (mut server, report) = Self::start(config, slots, areas);
-            server.slots.keep_index(index);
-            return (server, report);
+            return Self::start_keeping(config, slots, areas, index);
         };
         let (mut server, mut report) = Self::go_on(config, store, loaded, areas, Role::Alone);
         report.is_indexed = true;

@@ -5,6 +5,15 @@ use alloc::collections::BTreeMap;
 use fabric::HeapMemory;
 
 const SLOTS: usize = 64;
+/// Slots that the store has ever used.
+const USED: u32 = 12;
+
+/// Memory that another life has used for something else.
+fn garbage() -> HeapMemory {
+    let memory = HeapMemory::new(index_len(SLOTS));
+    memory.fill(0, memory.len(), 0xa5);
+    memory
+}
 
 fn node(record: u32, parent: u32) -> Change {
     Change::Node { record, parent, tag: 7, owner: 3, memory: 100 }
@@ -29,7 +38,7 @@ fn children(index: &mut Index<HeapMemory>) -> BTreeMap<u32, Vec<u32>> {
 
 #[test]
 fn nodes_hang_where_they_were_put() {
-    let mut index = Index::new(HeapMemory::new(index_len(SLOTS)), SLOTS);
+    let mut index = Index::new(garbage(), SLOTS);
     index.clear(7);
     for (record, parent) in [(1, 0), (3, 1), (4, 1), (5, 1), (6, 4), (7, 4)] {
         index.apply(&node(record, parent), record * 2);
@@ -42,7 +51,7 @@ fn nodes_hang_where_they_were_put() {
     assert_eq!(hanging[&4], [6, 7]);
     assert_eq!(index.entry(4).first_slot, 30);
     index.building = None;
-    index.seal(5, 99, 6);
+    index.seal(5, 99, 6, USED);
     // From the middle, the front and the end, and a whole subtree in either order.
     for gone in [[4, 6, 7], [7, 4, 6], [6, 7, 4]] {
         let memory = HeapMemory::new(index_len(SLOTS));
@@ -68,10 +77,10 @@ fn it_describes_nothing_until_it_is_sealed_whole() {
     assert_eq!(index.summary(), None);
     index.clear(7);
     index.apply(&node(1, 0), 0);
-    index.seal(5, 99, 1);
+    index.seal(5, 99, 1, USED);
     assert_eq!(index.summary(), None, "there may be records that it does not have yet");
     index.building = None;
-    index.seal(5, 99, 1);
+    index.seal(5, 99, 1, USED);
     let found = Index::new(memory.clone(), SLOTS).summary();
     let summary = Summary { committed: 5, key: 7, digest: 99, nodes: 1, entries: 2 };
     assert_eq!(found, Some(summary));
@@ -81,7 +90,7 @@ fn it_describes_nothing_until_it_is_sealed_whole() {
 
 #[test]
 fn every_flipped_bit_is_noticed() {
-    let memory = HeapMemory::new(index_len(SLOTS));
+    let memory = garbage();
     let mut index = Index::new(memory.clone(), SLOTS);
     index.clear(7);
     for (record, parent) in [(1, 0), (3, 1), (4, 3)] {
@@ -91,17 +100,17 @@ fn every_flipped_bit_is_noticed() {
     index.link(9, 10);
     index.free(3);
     index.building = None;
-    index.seal(5, 99, 3);
+    index.seal(5, 99, 3, USED);
     let is_believed = || {
         let mut index = Index::new(memory.clone(), SLOTS);
         let Some(summary) = index.summary() else { return false };
-        index.each_link(12, |_, _| ());
+        index.each_link(USED, |_, _| ());
         index.each_entry(|_, _| ());
         index.is_intact(&summary) && summary.key == 7
     };
     assert!(is_believed());
     let entries = HEADER_LEN..entry_at(5);
-    let links = links_at(SLOTS)..links_at(SLOTS) + 12 * 4;
+    let links = links_at(SLOTS)..links_at(SLOTS) + USED as usize * 4;
     for at in (0..HEADER_LEN).chain(entries).chain(links) {
         for bit in 0..8 {
             let mut byte = [0];
