@@ -1,6 +1,6 @@
 //! One service as the orchestrator holds it: its place in the fabric, its domain, its work.
 
-use abi::{DomId, DomainState, Frame, Port, PortStatus, PvEntry, XenError};
+use abi::{DomId, DomainInfo, DomainState, Frame, Port, PortStatus, PvEntry, XenError};
 use builder::pv::Plan;
 use fabric::control::{Control, ControlReader, ControlWriter, Order, Rung};
 use fabric::epitaph::Reason;
@@ -57,6 +57,9 @@ pub struct Unit<F: SharedMemory + Copy> {
     pub is_running: bool,
     /// Whether we have paused it.
     pub is_fenced: bool,
+    /// What Xen said of its domain when it was fenced: all but the pause is as it was until it runs
+    /// again.
+    pub at_fence: Option<DomainInfo>,
     /// Whether its last failure was one that its own handler has ended: it waits there.
     is_at_its_end: bool,
     /// The recovery under way, until its first answer.
@@ -140,6 +143,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             wanted: None,
             is_running: false,
             is_fenced: false,
+            at_fence: None,
             is_at_its_end: false,
             incident: None,
             log: regions.log,
@@ -279,13 +283,24 @@ impl<F: SharedMemory + Copy> Unit<F> {
     /// What Xen says.
     pub fn fence<C: abi::Control>(&mut self, xen: &C) -> Result<(), XenError> {
         self.is_fenced = true;
-        let paused = match xen.domain_info(self.domid)? {
-            Some(info) if !info.paused => xen.pause(self.domid),
-            _ => Ok(()),
-        };
+        let paused = self.pause(xen);
         // Before anything happens to its memory.
         let silenced = self.nic.map_or(Ok(()), |nic| nic.silence(xen));
         paused.and(silenced)
+    }
+
+    /// Pauses its domain, if there is one that is not paused, and remembers how Xen describes it.
+    fn pause<C: abi::Control>(&mut self, xen: &C) -> Result<(), XenError> {
+        self.at_fence = None;
+        self.at_fence = xen.domain_info(self.domid)?;
+        let Some(info) = self.at_fence.as_ref().filter(|info| !info.paused) else { return Ok(()) };
+        let was_alive = info.state == DomainState::Alive;
+        xen.pause(self.domid)?;
+        if was_alive {
+            // On another CPU it may have died between the look and the pause.
+            self.at_fence = xen.domain_info(self.domid)?;
+        }
+        Ok(())
     }
 
     /// Drops the unit's execution and enters the announced life: the end of rungs 1 and 2. The
@@ -294,7 +309,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
     /// # Errors
     /// What Xen says.
     pub fn enter_again<C: abi::Control>(&mut self, xen: &C, rung: Rung) -> Result<(), XenError> {
-        let info = xen.domain_info(self.domid)?.ok_or(XenError::NotFound)?;
+        let info = self.at_fence.as_ref().ok_or(XenError::NotFound)?;
         if matches!(info.state, DomainState::Shutdown(_)) {
             xen.resume(self.domid)?;
         }

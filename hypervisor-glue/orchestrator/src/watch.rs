@@ -1,7 +1,7 @@
 //! Watching and recovering: what the supervisor is shown of each unit, and what is done when it
 //! decides.
 
-use abi::{Control, DomainInfo, DomainState, Frame, Port, ShutdownReason, XenError};
+use abi::{Control, DomainState, Frame, Port, ShutdownReason, XenError};
 use fabric::control::Rung;
 use fabric::epitaph::{Epitaph, Reason};
 use fabric::{Epoch, SharedMemory};
@@ -139,7 +139,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
         unit.shared_info = info.shared_info;
         unit.entry = Some(unit.plan.entry(frames, 0));
-        unit.is_fenced = info.paused;
+        (unit.is_fenced, unit.at_fence) = (info.paused, Some(info));
         unit.is_running = !info.paused;
         // What it did while we were away, and what we were told of it, is looked at once.
         unit.ring_again();
@@ -270,7 +270,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         let now_ns = self.xen.now_ns();
         unit.open_incident(reason, now_ns);
         self.quiet_until_ns = now_ns + QUIET_NS;
-        let info: Option<DomainInfo> = self.xen.domain_info(unit.domid).ok().flatten();
+        let info = unit.at_fence.as_ref();
         // A domain that cannot be read any more leaves an epitaph without registers. One that left
         // its last words in the fabric had nothing else in them than the way to its end, and asking
         // for them costs a tenth of a microreset.
@@ -278,7 +278,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         let is_mute = panic.is_none();
         let registers = info.filter(|_| is_mute).and_then(|_| self.xen.registers(unit.domid).ok());
         let mut epitaph = Epitaph::new(unit.config.name, unit.life, now_ns, reason, rung);
-        (epitaph.panic, epitaph.counters) = (panic, evidence::counters(unit, info.as_ref()));
+        (epitaph.panic, epitaph.counters) = (panic, evidence::counters(unit, info));
         epitaph.registers = registers.as_ref().map(evidence::convert);
         let last_words = registers.and_then(|registers| registers.last_words());
         // Kept at once, so that a failure of our own does not lose it. One that still waits for
@@ -325,7 +325,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         unit.next_life(Rung::Microreset, life);
         unit.entered(self.xen.now_ns());
         match unit.begin_again(self.xen) {
-            Ok(()) => self.job_done(index),
+            Ok(()) => {
+                let cpu_time_ns = unit.at_fence.as_ref().map_or(0, |info| info.cpu_time_ns);
+                self.runs_again(index, cpu_time_ns);
+            }
             Err(error) => {
                 self.job_failed(&Failed { unit: index, what: "reset", error });
             }
@@ -334,9 +337,12 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
 
     /// What was asked for is done: the unit runs its next life.
     pub fn job_done(&mut self, index: usize) {
-        self.units[index].is_running = true;
         let info = self.xen.domain_info(self.units[index].domid).ok().flatten();
-        let cpu_time_ns = info.map_or(0, |info| info.cpu_time_ns);
+        self.runs_again(index, info.map_or(0, |info| info.cpu_time_ns));
+    }
+
+    fn runs_again(&mut self, index: usize, cpu_time_ns: u64) {
+        self.units[index].is_running = true;
         self.tell_supervisor(index, Event::JobDone { cpu_time_ns });
     }
 

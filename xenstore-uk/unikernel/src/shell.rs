@@ -43,7 +43,9 @@ pub struct Shell {
     /// Slots to notify since a recovery: a former life may have died before it did.
     owed: Vec<u16>,
     damaged: bool,
-    /// This life has not answered yet.
+    /// The domain table may have changed.
+    must_look: bool,
+    /// This life has not answered yet, and has somebody to answer.
     is_new: bool,
     /// What the start found, until it is told.
     found: Option<StartReport>,
@@ -79,8 +81,9 @@ impl Shell {
         let is_gone = found.is_new && report.rung != Rung::First as u32;
         report.dropped = lost + found.damaged_areas + u32::from(is_gone);
         let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
+        let (damaged, must_look, is_new) = (false, false, true);
         let mut shell =
-            Self { server, seats, owed, damaged: false, is_new: true, found: Some(found) };
+            Self { server, seats, owed, damaged, must_look, is_new, found: Some(found) };
         for (index, unit) in system::SYSTEM.units.iter().enumerate() {
             let Some(slot) = unit.store_slot else { continue };
             let client = shell.server.open(unit.domid).expect("the units' connections come first");
@@ -146,10 +149,10 @@ impl Shell {
                     self.seat_again(id);
                 }
             }
-            Some(ids::DOMAINS) => self.seats.look_at_domains(&mut self.server),
+            Some(ids::DOMAINS) => self.must_look = true,
             Some(_) => {}
             None => {
-                self.seats.look_at_domains(&mut self.server);
+                self.must_look = true;
                 for client in self.seats.clients() {
                     self.server.kick(client);
                 }
@@ -161,10 +164,15 @@ impl Shell {
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>, tell: Tell<'_>) -> Step {
         pulse::renew();
         self.owed.drain(..).for_each(|slot| out.kick(slot));
+        // Whoever has waited for a recovery need not wait for this, too.
+        if !self.is_new && core::mem::take(&mut self.must_look) {
+            self.seats.look_at_domains(&mut self.server);
+        }
         let mut step = Step { more: true, ..Step::default() };
         for _ in 0..SERVED_PER_STEP {
             let Some(client) = self.server.next_ready(now_ns) else {
                 step.more = false;
+                self.is_new = false;
                 break;
             };
             let served = self.seats.serve(&mut self.server, client, now_ns);
@@ -190,6 +198,7 @@ impl Shell {
             }
         }
         self.act(out, tell);
+        step.more |= self.must_look;
         step
     }
 
