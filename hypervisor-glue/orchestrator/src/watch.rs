@@ -87,7 +87,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     pub fn start_units(&mut self) {
         self.announce_nics();
         let actions = self.supervisor.start();
-        self.carry_out(&actions);
+        self.carry_out(self.xen.now_ns(), &actions);
     }
 
     /// Says which NICs were found, and silences what the firmware may have left at work.
@@ -160,7 +160,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             {
                 unit.open_incident(reason, time_ns);
                 let actions = self.supervisor.take_up(index, rung);
-                self.carry_out(&actions);
+                self.carry_out(self.xen.now_ns(), &actions);
             }
             _ => self.tell_supervisor(index, Event::Failed(Reason::Gone)),
         }
@@ -231,17 +231,20 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
 
     /// Tells the supervisor what happened to a unit, and does what it decides.
     pub fn tell_supervisor(&mut self, index: usize, event: Event) {
-        let actions = self.supervisor.handle(self.xen.now_ns(), index, event);
-        self.carry_out(&actions);
+        let now_ns = self.xen.now_ns();
+        let actions = self.supervisor.handle(now_ns, index, event);
+        self.carry_out(now_ns, &actions);
     }
 
-    /// The supervisor's decisions. A microreset that fails makes it decide again; the ladder bounds
+    /// The supervisor's decisions at `now_ns`. A microreset that fails makes it decide again; the ladder bounds
     /// how often.
-    fn carry_out(&mut self, actions: &Actions) {
+    fn carry_out(&mut self, now_ns: u64, actions: &Actions) {
         for action in actions.iter() {
             match action {
                 Action::Fence { unit } => self.fence(unit),
-                Action::KeepEpitaph { unit, reason, rung } => self.bury(unit, reason, rung),
+                Action::KeepEpitaph { unit, reason, rung } => {
+                    self.bury(now_ns, unit, reason, rung);
+                }
                 Action::Recover { unit, rung: Rung::Microreset, epoch } => {
                     self.microreset(unit, epoch);
                 }
@@ -264,10 +267,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// Keeps what can still be read of a unit that failed.
-    fn bury(&mut self, index: usize, reason: Reason, rung: Rung) {
+    /// Keeps what can still be read of a unit that was found to have failed at `now_ns`.
+    fn bury(&mut self, now_ns: u64, index: usize, reason: Reason, rung: Rung) {
         let unit = &mut self.units[index];
-        let now_ns = self.xen.now_ns();
         unit.open_incident(reason, now_ns);
         self.quiet_until_ns = now_ns + QUIET_NS;
         let info = unit.at_fence.as_ref();
