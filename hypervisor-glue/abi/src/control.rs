@@ -37,6 +37,8 @@ pub enum DomainState {
 pub struct Schedule {
     /// System time at which it got the CPU that it runs on.
     pub running_since_ns: u64,
+    /// Time that it has spent with one since its start.
+    pub cpu_time_ns: u64,
     /// Time that it has spent without one since its start, asleep or kept waiting.
     pub without_cpu_ns: u64,
 }

@@ -21,6 +21,11 @@ impl Baseline {
         let cpu_time_ns = cpu_time_ns(xen, unit)?;
         Some(Self { cpu_time_ns, without_cpu_ns: xen.schedule().without_cpu_ns })
     }
+
+    /// CPU time that the unit had had.
+    pub fn cpu_time_ns(&self) -> u64 {
+        self.cpu_time_ns
+    }
 }
 
 /// A fault whose unit has not run since, as far as was looked.
@@ -141,7 +146,8 @@ mod tests {
         xen.create_domain(UNIT, &SMALL_DOMAIN).unwrap();
         machine.advance(1_000);
         let at_ns = xen.now_ns();
-        let fault = Injected { number: 0, kind: Kind::WildJump, at_ns, during: None };
+        let (kind, cpu_time_ns) = (Kind::WildJump, None);
+        let fault = Injected { number: 0, kind, at_ns, cpu_time_ns, during: None };
         (Strike::begin(Baseline::of(&xen, UNIT).unwrap(), UNIT, fault), machine)
     }
 

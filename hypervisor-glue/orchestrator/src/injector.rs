@@ -53,6 +53,8 @@ pub struct Injected {
     /// System time at which it took effect: the write of the bit, or the last instant before the
     /// changed vCPU could run.
     pub at_ns: u64,
+    /// CPU time that the unit had received by then, if its vCPU was changed.
+    pub cpu_time_ns: Option<u64>,
     /// The span that the plan wants it in, if it took effect there.
     pub during: Option<Span>,
 }
@@ -202,7 +204,8 @@ impl<F: SharedMemory + Copy> Injector<F> {
             Kind::Record(_) => self.damager.as_ref().is_some_and(|damager| !damager.is_left()),
             _ => life == damaged.life,
         };
-        is_gone.then_some(Injected { number, kind, at_ns: now_ns, during: None })
+        let (cpu_time_ns, during) = (None, None);
+        is_gone.then_some(Injected { number, kind, at_ns: now_ns, cpu_time_ns, during })
     }
 
     /// Looks at the clock, at the number of pieces of work handed to the unit so far and at the
@@ -311,8 +314,9 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
-        let fault = Injected { number, kind, at_ns, during: self.span() };
         let baseline = self.baseline.take();
+        let cpu_time_ns = baseline.as_ref().map(Baseline::cpu_time_ns);
+        let fault = Injected { number, kind, at_ns, cpu_time_ns, during: self.span() };
         self.strike = baseline.map(|last| Strike::begin(last, self.plan.unit, fault));
         if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;

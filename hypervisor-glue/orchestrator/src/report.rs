@@ -44,6 +44,8 @@ pub struct Incident {
     pub rung: Rung,
     /// When the watcher had decided.
     pub detected_ns: u64,
+    /// CPU time that its domain had received then, if there was one.
+    pub cpu_time_ns: Option<u64>,
     /// When the new life began to run.
     pub entered_ns: u64,
     /// When it said that it serves.
@@ -297,13 +299,14 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
 }
 
 fn describe_fault(line: &mut Line, event: &str, domid: DomId, fault: &Injected) {
-    let Injected { number, kind, at_ns, during } = fault;
+    let Injected { number, kind, at_ns, cpu_time_ns, during } = fault;
     line.text.clear();
     line.say(format_args!(
         "@{{\"event\":\"{event}\",\"number\":{number},\"kind\":\"{}\",\"domid\":{},\"at\":{at_ns}",
         kind.name(),
         domid.0,
     ));
+    say_cpu_time(line, *cpu_time_ns);
     if let Some(span) = during {
         line.say(format_args!(",\"during\":\"{}\"", span.name()));
     }
@@ -319,14 +322,24 @@ fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize
 }
 
 fn describe_recovery(line: &mut Line, unit: &str, life: Epoch, incident: &Incident) {
-    let Incident { reason, rung, detected_ns, entered_ns, ready_ns, repaired_ns } = *incident;
+    let Incident { reason, rung, detected_ns, cpu_time_ns, entered_ns, ready_ns, repaired_ns } =
+        *incident;
     line.say(format_args!(
         "@{{\"event\":\"recovered\",\"unit\":\"{unit}\",\"life\":{life},\"reason\":\"{}\",\
          \"rung\":{},\"detected\":{detected_ns},\"entered\":{entered_ns},\"ready\":{ready_ns},\
-         \"repaired\":{repaired_ns}}}",
+         \"repaired\":{repaired_ns}",
         word(reason),
         rung as u8,
     ));
+    say_cpu_time(line, cpu_time_ns);
+    line.say(format_args!("}}"));
+}
+
+/// The member of an object that says what CPU time a unit had received.
+fn say_cpu_time(line: &mut Line, cpu_time_ns: Option<u64>) {
+    if let Some(cpu_time_ns) = cpu_time_ns {
+        line.say(format_args!(",\"cpu\":{cpu_time_ns}"));
+    }
 }
 
 #[cfg(test)]
@@ -351,6 +364,7 @@ mod tests {
             reason: Reason::Hang,
             rung: Rung::Microreset,
             detected_ns: 1,
+            cpu_time_ns: Some(5),
             entered_ns: 2,
             ready_ns: 3,
             repaired_ns: 4,
@@ -358,7 +372,7 @@ mod tests {
         assert_eq!(
             words(Note::Recovered { unit: "xenstore-uk", life: 9, incident }),
             "@{\"event\":\"recovered\",\"unit\":\"xenstore-uk\",\"life\":9,\"reason\":\"hang\",\
-             \"rung\":1,\"detected\":1,\"entered\":2,\"ready\":3,\"repaired\":4}"
+             \"rung\":1,\"detected\":1,\"entered\":2,\"ready\":3,\"repaired\":4,\"cpu\":5}"
         );
     }
 

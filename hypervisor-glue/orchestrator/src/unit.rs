@@ -236,6 +236,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             reason,
             rung: Rung::First,
             detected_ns: now_ns,
+            cpu_time_ns: self.at_fence.as_ref().map(|info| info.cpu_time_ns),
             entered_ns: 0,
             ready_ns: 0,
             repaired_ns: 0,

@@ -384,9 +384,10 @@ impl Control for Hypervisor {
         let arguments = [GET_RUNSTATE, 0, &raw mut info as u64, 0, 0];
         // SAFETY: Xen writes one structure; for the own vCPU 0 it cannot fail.
         let _ = unsafe { hypercall(Call::VcpuOp, arguments) };
-        let [_running, runnable, blocked, offline] = info.time_ns;
+        let [running, runnable, blocked, offline] = info.time_ns;
         Schedule {
             running_since_ns: info.state_entry_ns,
+            cpu_time_ns: running,
             without_cpu_ns: runnable + blocked + offline,
         }
     }

@@ -90,6 +90,12 @@ pub struct Fault {
     pub at: u64,
     /// When the watcher had first decided.
     pub detected: Option<u64>,
+    /// CPU time that the unit had received by then, where that is known.
+    #[serde(default)]
+    pub cpu: Option<u64>,
+    /// CPU time that it received from the fault to the watcher's decision.
+    #[serde(default)]
+    pub received: Option<u64>,
     /// When a client had its first answer after the last recovery.
     pub repaired: Option<u64>,
     /// The rung of the last recovery.
@@ -114,7 +120,8 @@ impl Fault {
         let kind = record.text("kind")?.to_owned();
         let at = record.number("at")?;
         let during = record.text("during").map(str::to_owned);
-        Some(Fault { kind, at, during, ..Fault::default() })
+        let cpu = record.number("cpu");
+        Some(Fault { kind, at, cpu, during, ..Fault::default() })
     }
 
     /// Whether it damaged a record, which may be written anew before anybody reads it.
@@ -144,7 +151,11 @@ impl Fault {
         if !is_ours || record.text("unit") != Some(unit) || detected.is_none() {
             return false;
         }
-        self.detected = self.detected.or(detected);
+        if self.detected.is_none() {
+            self.detected = detected;
+            self.received =
+                record.number("cpu").zip(self.cpu).and_then(|(now, then)| now.checked_sub(then));
+        }
         self.repaired = record.number("repaired").filter(|repaired| *repaired > self.at);
         self.rung = record.number("rung");
         true
@@ -217,6 +228,18 @@ mod tests {
         assert_eq!(told(&all[0]), (Some(130), Some(190), Some(1)));
         assert_eq!(told(&all[1]), (Some(700), Some(990), Some(2)));
         assert_eq!(collect(&records, "other")[0].detected, None);
+        let with_cpu = |cpu: u64, value: Value| {
+            let mut value = value;
+            value["cpu"] = cpu.into();
+            record("", value)
+        };
+        let hang = json!({ "event": "injected", "kind": "hang-loop", "at": 500 });
+        let told = [
+            with_cpu(40, hang),
+            with_cpu(47, recovered("", 1, 700, 790).value),
+            with_cpu(99, recovered("", 2, 900, 990).value),
+        ];
+        assert_eq!(collect(&told, "u")[0].received, Some(7), "by the first decision");
         let late = [fault("hang-loop", 500), recovered("", 1, RELATED_NS + 501, RELATED_NS + 600)];
         assert_eq!(collect(&late, "u")[0].detected, None);
     }

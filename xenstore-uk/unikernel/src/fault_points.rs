@@ -8,7 +8,7 @@
 use core::hint::black_box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use abi::{DomId, Port, ShutdownReason, Xen};
+use abi::{Control, DomId, Port, ShutdownReason, Xen};
 use fabric::log::{Level, LogWriter};
 use fabric::{Epoch, SharedMemory};
 use runtime::{Hypervisor, mishap};
@@ -74,11 +74,13 @@ impl Memory {
 
     fn end(&self) -> ! {
         let (name, end) = KINDS[KIND.load(Ordering::Relaxed) as usize];
-        let at_ns = self.xen.now_ns();
+        let (at_ns, cpu_time_ns) = (self.xen.now_ns(), self.xen.schedule().cpu_time_ns);
         LogWriter::new(self.log).line(
             at_ns,
             Level::Information,
-            format_args!("@{{\"event\":\"injected\",\"kind\":\"{name}\",\"at\":{at_ns}}}"),
+            format_args!(
+                "@{{\"event\":\"injected\",\"kind\":\"{name}\",\"at\":{at_ns},\"cpu\":{cpu_time_ns}}}"
+            ),
         );
         end(&self.xen)
     }

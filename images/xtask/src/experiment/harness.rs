@@ -191,6 +191,7 @@ impl Outcome {
             target: target.to_owned(),
             at: fault.at,
             detected: fault.detected,
+            received: fault.received,
             repaired: fault.repaired,
             rung: fault.rung,
             lost: 0,

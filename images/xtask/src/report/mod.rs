@@ -26,6 +26,9 @@ pub struct Sample {
     pub at: u64,
     /// When the watcher had decided; none if it never did.
     pub detected: Option<u64>,
+    /// CPU time that the unit received from the fault to the decision, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub received: Option<u64>,
     /// When a client had its first correct answer that needed the unit; none if it never had.
     pub repaired: Option<u64>,
     /// The rung of the ladder that repaired it.
@@ -42,6 +45,11 @@ impl Sample {
     /// From the fault to its detection.
     pub fn detection(&self) -> Option<u64> {
         self.detected?.checked_sub(self.at)
+    }
+
+    /// From the fault to its detection, in CPU time that the unit received, where that is known.
+    pub fn received(&self) -> Option<u64> {
+        self.received.or_else(|| self.detection())
     }
 
     /// From the fault to the first correct answer.
