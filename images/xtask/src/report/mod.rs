@@ -8,6 +8,7 @@ pub mod table;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use serde::Serialize;
@@ -172,8 +173,14 @@ impl Report {
     }
 }
 
-/// The commit that is checked out, marked when files differ from it.
+/// The commit that was checked out when this program first asked, marked when files differed from
+/// it: what it builds, it builds from that.
 pub fn commit() -> String {
+    static COMMIT: OnceLock<String> = OnceLock::new();
+    COMMIT.get_or_init(checked_out).clone()
+}
+
+fn checked_out() -> String {
     let git = |args: &[&str]| {
         let out = Tool::new("git").args(args).named("git-commit").output().ok()?;
         Some(String::from_utf8_lossy(&out).trim().to_owned())
