@@ -79,7 +79,8 @@ impl Memory {
             at_ns,
             Level::Information,
             format_args!(
-                "@{{\"event\":\"injected\",\"kind\":\"{name}\",\"at\":{at_ns},\"cpu\":{cpu_time_ns}}}"
+                "@{{\"event\":\"injected\",\"kind\":\"{name}\",\"at\":{at_ns},\
+                 \"cpu\":{cpu_time_ns}}}"
             ),
         );
         end(&self.xen)
