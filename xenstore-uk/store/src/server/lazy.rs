@@ -8,7 +8,7 @@ use fabric::SharedMemory;
 use wire::{HEADER_LEN, Header, Operation, text};
 
 use crate::dir::Children;
-use crate::node::Node;
+use crate::node::{Node, child_hash};
 use crate::ops::decode_watch;
 use crate::path::{self, Special};
 use crate::persist::{Damaged, End, Made, Reach, SlotStore, Unloaded};
@@ -153,7 +153,13 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 self.load_way(&path)
             }
             O::Read | O::GetPermissions => self.load_way(&path),
-            O::Remove => self.load_below(&path) && self.make_watches_below(&path),
+            O::Remove => {
+                let is_made = self.load_below(&path);
+                if is_made {
+                    self.make_watches_below(&path);
+                }
+                is_made
+            }
             _ => self.load_path(&path, &mut Reach::short()),
         }
     }
@@ -178,16 +184,26 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
-    /// Makes the watches that the removal of this node may fire, or some of them.
-    fn make_watches_below(&mut self, path: &[u8]) -> bool {
-        let node = self.state.tree.get(path);
-        if node.is_none_or(|found| found.node.children.is_none()) {
-            self.make_watches_above(path);
-            return true;
+    /// Makes the watches that the removal of this node may fire: those on it, above it, and on the
+    /// nodes below it, which are made.
+    fn make_watches_below(&mut self, path: &[u8]) {
+        if self.has_all_watches() {
+            return;
         }
-        // Those on the nodes below it, too.
-        self.make_watches(STEP_WATCHES, |_| true);
-        self.has_all_watches()
+        let mut hashes: Vec<u64> = hashes_above(path).collect();
+        let mut parents = Vec::new();
+        parents.extend(self.state.tree.get(path).map(|found| (found.node, found.hash)));
+        while let Some((parent, hash)) = parents.pop() {
+            for child in Children::new(&parent.children) {
+                let hash = child_hash(hash, child.name());
+                hashes.push(hash);
+                if child.children.is_some() {
+                    parents.push((child, hash));
+                }
+            }
+        }
+        hashes.sort_unstable();
+        self.make_watches(usize::MAX, |watch| hashes.binary_search(&watch.hash).is_ok());
     }
 
     /// Makes all watches: something may change that is not in any request.
