@@ -117,6 +117,11 @@ impl Node {
         })
     }
 
+    /// Takes what hangs on it.
+    fn take_links(&mut self) -> impl Iterator<Item = Rc<Node>> + use<> {
+        [self.left.take(), self.right.take(), self.children.take()].into_iter().flatten()
+    }
+
     /// The node with what is below it, and without siblings.
     pub(crate) fn alone(&self) -> Self {
         let mut node = self.clone();
@@ -271,21 +276,21 @@ fn unpack(bytes: &[u8]) -> Permission {
     Permission::new(u16::from_le_bytes([bytes[0], bytes[1]]), access)
 }
 
+/// Drops what hangs below a link, node by node, and says so for each that nobody else holds.
+pub(crate) fn dismantle(root: Rc<Node>, mut each: impl FnMut()) {
+    let mut waiting = Vec::from([root]);
+    while let Some(link) = waiting.pop() {
+        if let Some(mut node) = Rc::into_inner(link) {
+            each();
+            waiting.extend(node.take_links());
+        }
+    }
+}
+
 /// Dropping a long chain must not use stack: a path may have a thousand components.
 impl Drop for Node {
     fn drop(&mut self) {
-        if self.children.is_none() && self.left.is_none() && self.right.is_none() {
-            return;
-        }
-        let mut waiting: Vec<Rc<Node>> = Vec::new();
-        let links = [self.left.take(), self.right.take(), self.children.take()];
-        waiting.extend(links.into_iter().flatten());
-        while let Some(link) = waiting.pop() {
-            if let Some(mut node) = Rc::into_inner(link) {
-                let links = [node.left.take(), node.right.take(), node.children.take()];
-                waiting.extend(links.into_iter().flatten());
-            }
-        }
+        self.take_links().for_each(|link| dismantle(link, || ()));
     }
 }
 

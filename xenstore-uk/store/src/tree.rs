@@ -200,9 +200,9 @@ impl Tree {
         Some(())
     }
 
-    /// Takes a node and all below it out of its parent. `None` for the root or a missing node.
-    /// The digest is that of the remaining tree.
-    pub fn remove(&mut self, path: &[u8], generation: u64) -> Option<Rc<Node>> {
+    /// Takes a node and all below it out of its parent, and calls `each` for every one that goes.
+    /// `None` for the root or a missing node. The digest is that of the remaining tree.
+    pub fn remove(&mut self, path: &[u8], generation: u64, each: impl FnMut()) -> Option<Rc<Node>> {
         self.get(path)?;
         let name = components(path).last()?;
         let mut taken = None;
@@ -211,15 +211,16 @@ impl Tree {
             node.children_generation = generation;
         })?;
         let taken = taken?;
-        self.subtract(&taken);
+        self.subtract(&taken, each);
         Some(taken)
     }
 
     /// Removes a detached subtree's nodes from digest and count.
-    fn subtract(&mut self, root: &Node) {
+    fn subtract(&mut self, root: &Node, mut each: impl FnMut()) {
         let mut waiting: Vec<&Node> = Vec::new();
         waiting.push(root);
         while let Some(node) = waiting.pop() {
+            each();
             self.digest = self.digest.wrapping_sub(spread(node.sum));
             self.nodes -= 1;
             waiting.extend(Children::new(&node.children));
@@ -390,7 +391,7 @@ mod tests {
                     break;
                 }
                 if let Some(path) = gone.next() {
-                    tree.remove(path.as_bytes(), 2);
+                    tree.remove(path.as_bytes(), 2, || ());
                     removed.push(path);
                 }
             }
@@ -411,7 +412,7 @@ mod tests {
             let mut one = tree(&all);
             let empty = tree(&[]).digest();
             for path in &gone {
-                one.remove(path.as_bytes(), 2);
+                one.remove(path.as_bytes(), 2, || ());
                 all.retain(|other| {
                     !(other == path || other.starts_with(&alloc::format!("{path}/")))
                 });

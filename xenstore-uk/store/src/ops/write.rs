@@ -5,7 +5,7 @@ use wire::{Access, DOMID_ANY, DOMID_FIRST_RESERVED, Errno, Permission, text};
 
 use crate::dir::Children;
 use crate::effects::{Effects, Kind};
-use crate::node::{ENTRY_LEN, NODE_OVERHEAD, Node, child_hash};
+use crate::node::{ENTRY_LEN, NODE_OVERHEAD, Node, child_hash, dismantle};
 use crate::ops::{Open, entries};
 use crate::path::{self, Special, components};
 use crate::pulse;
@@ -357,7 +357,8 @@ impl State {
     }
 
     fn take_out(&mut self, path: &[u8], fx: &mut dyn Effects) {
-        let Some(root) = self.tree.remove(path, self.committed + 1) else { return };
+        let generation = self.committed + 1;
+        let Some(root) = self.tree.remove(path, generation, || fx.worked(1)) else { return };
         let mut gone = Vec::from([&*root]);
         let mut is_root = true;
         while let Some(node) = gone.pop() {
@@ -371,6 +372,7 @@ impl State {
             self.records.give(node.record);
             gone.extend(Children::new(&node.children));
         }
+        dismantle(root, || fx.worked(1));
     }
 
     /// Fires the watches on nodes strictly below a path that is about to go, deepest first as
@@ -475,7 +477,7 @@ impl crate::transaction::Transaction {
     /// Removes a subtree inside the transaction.
     fn remove(&mut self, path: &[u8], fx: &mut dyn Effects) {
         let generation = self.next_generation();
-        let Some(root) = self.tree.remove(path, generation) else { return };
+        let Some(root) = self.tree.remove(path, generation, || fx.worked(1)) else { return };
         let mut at = path.to_vec();
         let mut stack = Vec::from([(Children::new(&root.children), &*root)]);
         while let Some((children, node)) = stack.last_mut() {

@@ -84,6 +84,7 @@ impl<M: SharedMemory> SlotStore<M> {
         let Some(index) = &mut self.index else { return };
         index.begin(self.committed);
         for first in &self.superseded {
+            self.pulse.worked(1);
             let mut slot = *first;
             while slot != NONE {
                 index.free(slot);
