@@ -239,8 +239,8 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         self.carry_out(now_ns, &actions);
     }
 
-    /// The supervisor's decisions at `now_ns`. A microreset that fails makes it decide again; the ladder bounds
-    /// how often.
+    /// The supervisor's decisions at `now_ns`. A microreset that fails makes it decide again; the
+    /// ladder bounds how often.
     fn carry_out(&mut self, now_ns: u64, actions: &Actions) {
         for action in actions.iter() {
             match action {
