@@ -24,6 +24,7 @@ pub enum Call {
     VcpuOp = 24,
     MmuextOp = 26,
     SchedOp = 29,
+    CallbackOp = 30,
     EventChannelOp = 32,
     PhysdevOp = 33,
     HvmOp = 34,

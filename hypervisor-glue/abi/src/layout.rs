@@ -102,6 +102,19 @@ pub const FLAT_KERNEL_CS: u16 = 0xe033;
 /// `FLAT_KERNEL_SS`.
 pub const FLAT_KERNEL_SS: u16 = 0xe02b;
 
+/// `FLAT_USER_CS`: of the kernel's, Xen clears the privilege level where it shows it.
+pub const FLAT_USER_CS: u16 = 0xe033;
+/// `FLAT_USER_SS`.
+pub const FLAT_USER_SS: u16 = 0xe02b;
+
+/// `callback_register` (callback.h).
+#[repr(C)]
+pub struct CallbackRegister {
+    pub kind: u16,
+    pub flags: u16,
+    pub address: u64,
+}
+
 /// `vcpu_time_info`: how to compute the system time from the time-stamp counter.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
@@ -325,6 +338,7 @@ const _: () = {
     assert!(size_of::<RunstateInfo>() == 48);
     assert!(size_of::<TrapInfo>() == 16);
     assert!(size_of::<MmuextOp>() == 24);
+    assert!(size_of::<CallbackRegister>() == 16);
     assert!(size_of::<DomctlArgument>() == 144);
     assert!(size_of::<EvtchnStatus>() == 24);
     assert!(size_of::<AddToPhysmap>() == 24);

@@ -17,7 +17,8 @@ use crate::mapping::FabricMemory;
 use crate::selftest::{self, Test};
 use crate::symbols::{UNIKERNEL, ppvmm_shared_info, ppvmm_stack_guard};
 use crate::{
-    Hypervisor, facts, grants, heap, hypervisor, mapping, paging, survivor, traps, upcall, window,
+    Hypervisor, facts, grants, heap, hypervisor, mapping, paging, survivor, timer, traps, upcall,
+    user, window,
 };
 
 /// How this life came to be.
@@ -118,13 +119,23 @@ pub struct Unikernel {
     /// Pages at the end of its memory that are not the heap's.
     aside: usize,
     pub(crate) tests: &'static [Test],
+    /// Whether memory is kept for the page tables of user mode.
+    pub(crate) has_user_mode: bool,
 }
 
 impl Unikernel {
     /// A service that starts in `main`.
     pub const fn service(main: fn(Boot) -> !) -> Self {
         let (guest, fabric) = (None, FabricRange::NONE);
-        Self { kind: Kind::Service, main, guest, fabric, aside: 0, tests: &[] }
+        Self {
+            kind: Kind::Service,
+            main,
+            guest,
+            fabric,
+            aside: 0,
+            tests: &[],
+            has_user_mode: false,
+        }
     }
 
     /// A guest that starts in `main` where Xen runs it as a PVH domain. Elsewhere it tests itself.
@@ -143,6 +154,11 @@ impl Unikernel {
     /// Keeps so many pages aside: see [`Boot::aside`].
     pub const fn with_aside(self, pages: usize) -> Self {
         Self { aside: pages, ..self }
+    }
+
+    /// Keeps what a [`crate::user::FaultDomain`] needs.
+    pub const fn with_user_mode(self) -> Self {
+        Self { has_user_mode: true, ..self }
     }
 
     /// Adds tests of its own to the self-test.
@@ -176,6 +192,7 @@ extern "C" fn ppvmm_pv_entry(start_info: u64, rung: u64) -> ! {
     console::open();
     share_page(info.shared_info);
     upcall::open();
+    timer::open();
     if life == Life::First {
         hypervisor::event_words().reset();
         stop_ticker();
@@ -220,6 +237,7 @@ fn start(boot: Boot) -> ! {
 pub(crate) fn again(failure: FailureText) -> Boot {
     failure::reset();
     upcall::open();
+    timer::open();
     mapping::drop_all();
     let boot = BOOT.get().expect("only a started orchestrator recovers");
     Boot { life: Life::Microreset, failure: Some(failure), ..boot }
@@ -266,8 +284,9 @@ fn open_memory(life: Life, ours: bool) -> Option<FabricMemory> {
         let pages = (0..LOOSE_BYTES / page).take_while(|n| mapped(begin + n * page)).count();
         (begin, begin + pages as u64 * page)
     };
+    let heap_end = if UNIKERNEL.has_user_mode { user::reserve_tables(end) } else { end };
     let heap = begin + (grants::RECORD_PAGES * PAGE_SIZE) as u64;
-    if heap >= end {
+    if heap >= heap_end {
         failure::fail(format_args!("too little memory: {} pages", facts.pages));
     }
     heap::look_back();
@@ -281,12 +300,12 @@ fn open_memory(life: Life, ours: bool) -> Option<FabricMemory> {
     unsafe {
         grants::open(begin, life == Life::First, keep);
         if !keep {
-            heap::start(heap, end);
+            heap::start(heap, heap_end);
         }
     }
     survivor::settle();
     // SAFETY: Behind the heap lie the pages that were taken off its end, mapped for the life of the
-    // domain, which nothing else of ours uses.
+    // domain; these are used by nothing else of ours.
     ours.then(|| unsafe { fabric_pages::memory_at(end, UNIKERNEL.aside) })
 }
 

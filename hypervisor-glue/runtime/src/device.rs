@@ -10,12 +10,10 @@ use abi::layout::{
 };
 use abi::{DomId, Frame, GrantRef, PAGE_SIZE, Port, PortStatus, Xen, XenError};
 
-use crate::hypervisor::{event_op, event_words};
+use crate::hypervisor::{event_op, event_words, port_bound_to};
 use crate::span::{Span, shared_by_span};
 use crate::{Hypervisor, paging, window};
 
-/// Ports searched for an interrupt that a former life bound: no unit has more ports.
-const PORTS_SEARCHED: u32 = 256;
 /// Copies per hypercall: 2.5 KiB of stack.
 const COPIES: usize = 64;
 
@@ -27,6 +25,11 @@ pub struct DeviceRegisters {
 }
 
 impl DeviceRegisters {
+    /// Those that are mapped at `base`, for good.
+    pub(crate) fn at_base(base: *mut u8, len: usize) -> Self {
+        Self { base, len }
+    }
+
     fn at(&self, offset: u32, len: usize) -> *mut u8 {
         let offset = offset as usize;
         let fits = offset.is_multiple_of(len) && offset + len <= self.len;
@@ -82,6 +85,31 @@ pub struct DmaMemory {
 shared_by_span!(DmaMemory);
 
 impl DmaMemory {
+    /// The `len` bytes at `base`.
+    ///
+    /// # Safety
+    /// As for [`Span::new`].
+    pub(crate) unsafe fn new(base: *mut u8, len: usize) -> Self {
+        // SAFETY: The caller's duty.
+        Self { span: unsafe { Span::new(base, len) } }
+    }
+
+    /// The machine frame of a page.
+    pub(crate) fn machine_frame(&self, page: usize) -> u64 {
+        assert!(page < fabric::SharedMemory::len(self) / PAGE_SIZE, "no page {page} of it");
+        paging::machine_frame((self.span.address() + page * PAGE_SIZE) as u64)
+    }
+
+    /// Writes words from `offset` on.
+    pub(crate) fn write_words(&self, offset: usize, words: &[u32]) {
+        self.span.write_words(offset, words);
+    }
+
+    /// Reads words from `offset` on.
+    pub(crate) fn read_words(&self, offset: usize, into: &mut [u32]) {
+        self.span.read_words(offset, into);
+    }
+
     /// The address by which a device finds each page.
     pub fn bus_addresses(&self) -> Vec<u64> {
         let pages = self.span.address()..self.span.address() + fabric::SharedMemory::len(self);
@@ -169,7 +197,7 @@ impl Hypervisor {
             handle_alloc_error(layout);
         }
         // SAFETY: 1. and 2. Never freed, and never Rust's again. 3. Page-aligned.
-        DmaMemory { span: unsafe { Span::new(base, pages * PAGE_SIZE) } }
+        unsafe { DmaMemory::new(base, pages * PAGE_SIZE) }
     }
 
     /// Executes copies, in order. `worked` has one entry per copy afterwards.
@@ -210,9 +238,7 @@ impl Hypervisor {
         /// `EVTCHNOP_bind_pirq`; `BIND_PIRQ__WILL_SHARE`.
         const BIND: u64 = 2;
         const WILL_SHARE: u32 = 1;
-        let bound = PortStatus::Pirq(line);
-        let mut ports = (1..PORTS_SEARCHED).map(Port);
-        if let Some(port) = ports.find(|port| self.port_status(DomId::SELF, *port) == Ok(bound)) {
+        if let Some(port) = port_bound_to(PortStatus::Pirq(line)) {
             self.listen(port);
             return Ok(port);
         }

@@ -156,6 +156,9 @@ ppvmm_block:
 # Stack, upwards: rcx, r11, rip, cs, rflags, rsp, ss. Xen has masked upcalls.
 .global ppvmm_upcall
 ppvmm_upcall:
+    # Xen gives the code segment of the kernel part privilege level 0, that of user mode 3.
+    test byte ptr [rsp + 24], 3
+    jnz user_upcall
     push rax
     mov rax, [rip + ppvmm_block_rsp]
     test rax, rax
@@ -230,7 +233,10 @@ bare_trap_\vector:
 .endr
 
 trap_common:
-    # Stack, upwards: vector, error, rip. The first instructions still have their registers.
+    # Stack, upwards: vector, error, rip, cs. Whatever user mode does, it is no trap of ours.
+    test byte ptr [rsp + 24], 3
+    jnz user_exit
+    # The first instructions still have their registers.
     push rax
     lea rax, [rip + _start_pv]
     cmp rax, [rsp + 24]

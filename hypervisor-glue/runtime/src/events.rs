@@ -84,6 +84,23 @@ impl EventWords<'_> {
         self.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel);
     }
 
+    /// Forgets a pending event of the port; answers whether there was one.
+    pub(crate) fn forget(&self, port: u32) -> bool {
+        let (word, bit) = ((port / 64 % 64) as usize, port % 64);
+        self.pending[word].fetch_and(!(1 << bit), Ordering::AcqRel) & 1 << bit != 0
+    }
+
+    /// Hides what is pending, so that Xen raises an upcall for each port that becomes pending from
+    /// now on; for [`Self::show`].
+    pub(crate) fn hide(&self) -> u64 {
+        self.selector.swap(0, Ordering::AcqRel)
+    }
+
+    /// Shows again what was hidden.
+    pub(crate) fn show(&self, hidden: u64) {
+        self.selector.fetch_or(hidden, Ordering::AcqRel);
+    }
+
     /// Marks the port pending, as Xen does.
     pub(crate) fn raise(&self, port: u32) {
         let (word, bit) = ((port / 64 % 64) as usize, port % 64);
@@ -186,6 +203,21 @@ mod tests {
         words.raise(9);
         words.silence(9);
         assert_eq!(words.take(0), None);
+    }
+
+    #[test]
+    fn what_is_hidden_is_found_again_and_what_is_forgotten_is_not() {
+        let page = Page::new();
+        let words = page.words();
+        for port in [7, 8] {
+            words.unmask(port);
+            words.raise(port);
+        }
+        let hidden = words.hide();
+        assert!(!words.any());
+        assert!(words.forget(8) && !words.forget(8));
+        words.show(hidden);
+        assert_eq!(drain(&words, 0), [7]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::cell::OneCpu;
 use crate::console::{self, Console};
 use crate::mapping::FabricMemory;
 use crate::symbols::{ppvmm_begin_again, ppvmm_fresh_stack};
-use crate::{Hypervisor, boot, clock, facts, place};
+use crate::{Hypervisor, boot, clock, facts, place, user};
 
 /// Bytes kept of a failure's message: a panic's place and text.
 const TEXT_BYTES: usize = 240;
@@ -39,6 +39,14 @@ impl FailureText {
     /// No text.
     pub(crate) const fn new() -> Self {
         Self { bytes: [0; TEXT_BYTES], len: 0 }
+    }
+
+    /// Bytes of the longest text.
+    pub(crate) const BYTES: usize = TEXT_BYTES;
+
+    /// The text in the first `len` bytes, as far as there are so many.
+    pub(crate) fn of_bytes(bytes: [u8; TEXT_BYTES], len: usize) -> Self {
+        Self { bytes, len: len.min(TEXT_BYTES) }
     }
 
     /// The text.
@@ -89,8 +97,11 @@ pub(crate) fn set_recovery(entry: Entry) {
     RECOVERY.set(Some(entry));
 }
 
-/// Ends this life, with the reason.
+/// Ends this life, with the reason; in user mode, that of the program.
 pub(crate) fn fail(reason: fmt::Arguments<'_>) -> ! {
+    if user::is_inside() {
+        user::panicked(reason)
+    }
     if FAILING.replace(true) {
         // The report itself failed.
         give_up();

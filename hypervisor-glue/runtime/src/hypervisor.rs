@@ -13,7 +13,7 @@ use crate::events::EventWords;
 use crate::fabric_pages;
 use crate::mapping::{FabricMemory, Mapping};
 use crate::window::Source;
-use crate::{clock, failure, grants, heap, io, paging, shared_info, upcall};
+use crate::{clock, failure, grants, heap, io, paging, shared_info, timer, upcall};
 
 /// Port after the one taken last: where the search for the next one begins.
 static CURSOR: OneCpu<Cell<u32>> = OneCpu::new(Cell::new(0));
@@ -145,6 +145,16 @@ impl Hypervisor {
     }
 }
 
+/// Ports searched for what a former life bound: no unit has more ports.
+const PORTS_SEARCHED: u32 = 256;
+
+/// The port that is bound to this, by a former life perhaps.
+pub(crate) fn port_bound_to(bound: PortStatus) -> Option<Port> {
+    let xen = Hypervisor::new();
+    let mut ports = (1..PORTS_SEARCHED).map(Port);
+    ports.find(|port| xen.port_status(DomId::SELF, *port) == Ok(bound))
+}
+
 impl Xen for Hypervisor {
     type Mapping = Mapping;
 
@@ -153,13 +163,11 @@ impl Xen for Hypervisor {
     }
 
     fn set_timer(&self, at_ns: Option<u64>) {
-        // 0 stops the timer; a unit that asks for the time 0 means "at once".
-        let at_ns = at_ns.map_or(0, |at_ns| at_ns.max(1));
-        // SAFETY: No memory is passed. The call cannot fail.
-        let _ = unsafe { hypercall(Call::SetTimerOp, [at_ns, 0, 0, 0, 0]) };
+        timer::set(at_ns);
     }
 
     fn block(&self) {
+        timer::before_sleep(clock::now_ns);
         upcall::block(&event_words());
     }
 

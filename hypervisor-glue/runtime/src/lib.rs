@@ -26,6 +26,8 @@
 //! Upcalls are masked everywhere but in [`abi::Xen::block`] and in the *long* calls of
 //! [`abi::Control`]: there are no locks, and nothing is asynchronous.
 //!
+//! Code that is not trusted, such as a driver, runs in user mode ([`user::FaultDomain`]).
+//!
 //! On other targets the crate can only be checked, and its pure parts tested.
 #![cfg_attr(not(test), no_std)]
 
@@ -60,8 +62,10 @@ mod span;
 mod survivor;
 mod symbols;
 mod tests;
+mod timer;
 mod traps;
 mod upcall;
+pub mod user;
 mod vcpu;
 mod window;
 

@@ -3,9 +3,13 @@
 /// Makes the binary a service: `service!(start)` with `fn start(boot: runtime::Boot) -> !`, or
 /// `service!(start, aside_pages = N)` with so many pages aside ([`crate::Boot::aside`]), or
 /// `service!(start, tests = [("name", function), …])` with tests of its own for the self-test, each
-/// `fn() -> Result<(), &'static str>`.
+/// `fn() -> Result<(), &'static str>`; `service!(start, user_mode)` if it opens a
+/// [`user::FaultDomain`](crate::user::FaultDomain).
 #[macro_export]
 macro_rules! service {
+    ($start:path, user_mode) => {
+        $crate::unikernel!($crate::Unikernel::service($start).with_user_mode());
+    };
     ($start:path $(, aside_pages = $aside:expr)? $(, tests = $tests:expr)?) => {
         $crate::unikernel!(
             $crate::Unikernel::service($start) $(.with_aside($aside))? $(.with_tests(&$tests))?

@@ -16,7 +16,7 @@ const TABLE: u64 = 0x67;
 /// The frame number in an entry.
 const FRAME_MASK: u64 = 0x000f_ffff_ffff_f000;
 /// Xen's table from machine to pseudo-physical frames, readable by every PV kernel (xen-x86_64.h).
-const MACHINE_TO_PHYSICAL: u64 = 0xffff_8000_0000_0000;
+pub(crate) const MACHINE_TO_PHYSICAL: u64 = 0xffff_8000_0000_0000;
 /// `MMU_PT_UPDATE_NO_TRANSLATE`: the frame is a machine frame, whoever owns it.
 pub(crate) const NO_TRANSLATE: u64 = 3;
 /// Updates per hypercall: 2 KiB of stack; the fixed cost of a hypercall is below 1 % then.

@@ -42,6 +42,21 @@ impl Span {
         self.base.wrapping_add(offset)
     }
 
+    /// Writes words from `offset` on.
+    pub(crate) fn write_words(&self, offset: usize, words: &[u32]) {
+        let to = self.at(offset, size_of_val(words));
+        // SAFETY: Mapped and in range (checked; `new`, condition 1), and no Rust object's
+        // (condition 2).
+        unsafe { copy(to, words.as_ptr().cast(), size_of_val(words)) }
+    }
+
+    /// Reads words from `offset` on.
+    pub(crate) fn read_words(&self, offset: usize, into: &mut [u32]) {
+        let from = self.at(offset, size_of_val(into));
+        // SAFETY: As in `write_words`; any bytes are words.
+        unsafe { copy(into.as_mut_ptr().cast(), from, size_of_val(into)) }
+    }
+
     fn word(&self, offset: usize, len: usize) -> *mut u8 {
         assert!(offset.is_multiple_of(len), "word at unaligned offset {offset}");
         self.at(offset, len)

@@ -2,7 +2,9 @@
 
 #[cfg(target_os = "none")]
 mod real {
-    core::arch::global_asm!(include_str!("entry.s"));
+    core::arch::global_asm!(include_str!("entry.s"), include_str!("user/entry.s"));
+
+    use crate::traps::Frame;
 
     unsafe extern "C" {
         pub(crate) static mut ppvmm_shared_info: [u8; 4096];
@@ -14,6 +16,10 @@ mod real {
         pub(crate) static __image_start: u8;
         pub(crate) static __data_start: u8;
         pub(crate) static __image_end: u8;
+        pub(crate) static ppvmm_exit_stack_top: u8;
+        pub(crate) fn ppvmm_enter_user(registers: *const Frame) -> *const Frame;
+        pub(crate) fn ppvmm_user_call();
+        pub(crate) fn _start_pv();
         pub(crate) fn ppvmm_block();
         pub(crate) fn ppvmm_upcall();
         pub(crate) fn ppvmm_failsafe();
@@ -31,6 +37,8 @@ mod real {
 #[cfg(not(target_os = "none"))]
 #[allow(non_upper_case_globals, reason = "named as in entry.s")]
 mod real {
+    use crate::traps::Frame;
+
     pub(crate) static mut ppvmm_shared_info: [u8; 4096] = [0; 4096];
     pub(crate) static mut ppvmm_beginning: u64 = 0;
     pub(crate) static mut ppvmm_guest_pages: [u8; 8192] = [0; 8192];
@@ -40,6 +48,12 @@ mod real {
     pub(crate) static __image_start: u8 = 0;
     pub(crate) static __data_start: u8 = 0;
     pub(crate) static __image_end: u8 = 0;
+    pub(crate) static ppvmm_exit_stack_top: u8 = 0;
+    pub(crate) unsafe extern "C" fn ppvmm_enter_user(registers: *const Frame) -> *const Frame {
+        registers
+    }
+    pub(crate) unsafe extern "C" fn ppvmm_user_call() {}
+    pub(crate) unsafe extern "C" fn _start_pv() {}
     pub(crate) unsafe extern "C" fn ppvmm_block() {}
     pub(crate) unsafe extern "C" fn ppvmm_upcall() {}
     pub(crate) unsafe extern "C" fn ppvmm_failsafe() {}

@@ -13,34 +13,35 @@ use crate::symbols::{ppvmm_beginning, ppvmm_fresh_stack, ppvmm_pv_traps};
 use crate::{failure, shared_info};
 
 /// What `entry.s` leaves on the stack.
+#[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub(crate) struct Frame {
-    rdi: u64,
-    rsi: u64,
-    rdx: u64,
-    rcx: u64,
-    rax: u64,
-    r8: u64,
-    r9: u64,
-    r10: u64,
-    r11: u64,
-    rbx: u64,
-    rbp: u64,
-    r12: u64,
-    r13: u64,
-    r14: u64,
-    r15: u64,
-    vector: u64,
-    error: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
+    pub(crate) rdi: u64,
+    pub(crate) rsi: u64,
+    pub(crate) rdx: u64,
+    pub(crate) rcx: u64,
+    pub(crate) rax: u64,
+    pub(crate) r8: u64,
+    pub(crate) r9: u64,
+    pub(crate) r10: u64,
+    pub(crate) r11: u64,
+    pub(crate) rbx: u64,
+    pub(crate) rbp: u64,
+    pub(crate) r12: u64,
+    pub(crate) r13: u64,
+    pub(crate) r14: u64,
+    pub(crate) r15: u64,
+    pub(crate) vector: u64,
+    pub(crate) error: u64,
+    pub(crate) rip: u64,
+    pub(crate) cs: u64,
+    pub(crate) rflags: u64,
+    pub(crate) rsp: u64,
+    pub(crate) ss: u64,
 }
 
 const VECTORS: usize = 32;
-const PAGE_FAULT: u64 = 14;
+pub(crate) const PAGE_FAULT: u64 = 14;
 /// Also clear the event enable flag, as for an interrupt gate.
 const MASK_EVENTS: u8 = 4;
 /// `int3` and `into` may be raised by an instruction.
@@ -106,7 +107,7 @@ pub(crate) fn expect(trap: Expected) {
     EXPECTED.set(Some(trap));
 }
 
-fn name(vector: u64) -> &'static str {
+pub(crate) fn name(vector: u64) -> &'static str {
     match vector {
         0 => "division by zero",
         1 => "debug exception",

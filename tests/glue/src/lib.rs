@@ -71,4 +71,69 @@ pub mod command {
     pub const CHURN: u64 = 12;
     /// Drop mappings that were not asked for in this life.
     pub const DROP_ORPHANS: u64 = 11;
+    /// Enter the program in user mode, to do FIRST with SECOND; answers how it ended
+    /// ([`super::ending`]), or what it computed.
+    pub const USER: u64 = 14;
+    /// Answers the time that the last entry took, ns.
+    pub const USER_NS: u64 = 15;
+    /// Answers whether the kernel part's word is untouched: 1.
+    pub const KERNEL_WORD: u64 = 16;
+    /// Answers where the program died last: the address of its page fault, or the place.
+    pub const USER_ADDRESS: u64 = 17;
+}
+
+/// What the program in user mode is told to do.
+pub mod deed {
+    /// Add SECOND to a sum that it keeps; answers it.
+    pub const ADD: u32 = 0;
+    /// Put SECOND words out, in several pieces; answers how many arrived as they should.
+    pub const PUT: u32 = 1;
+    /// Panic.
+    pub const PANIC: u32 = 2;
+    /// Read where nothing is.
+    pub const WILD_READ: u32 = 3;
+    /// Write where nothing is.
+    pub const WILD_WRITE: u32 = 4;
+    /// Jump where nothing is.
+    pub const WILD_JUMP: u32 = 5;
+    /// Execute an undefined instruction.
+    pub const UNDEFINED: u32 = 6;
+    /// Overflow the stack.
+    pub const OVERFLOW: u32 = 7;
+    /// Divide by zero.
+    pub const DIVIDE: u32 = 8;
+    /// Loop for ever.
+    pub const LOOP: u32 = 9;
+    /// Read the kernel part's word.
+    pub const READ_KERNEL: u32 = 10;
+    /// Write it.
+    pub const WRITE_KERNEL: u32 = 11;
+    /// Read Xen's list of machine frames.
+    pub const READ_MACHINE_FRAMES: u32 = 12;
+    /// Ask Xen to end the domain.
+    pub const HYPERCALL: u32 = 13;
+    /// Allocate.
+    pub const ALLOCATE: u32 = 14;
+    /// Write to the memory it may look at.
+    pub const WRITE_VIEW: u32 = 15;
+    /// Jump to the entry of the image.
+    pub const ENTRY: u32 = 16;
+    /// Answer the first word of the memory it may look at.
+    pub const READ_VIEW: u32 = 17;
+}
+
+/// How a program in user mode ended: the vector of a trap is added to `TRAP`.
+pub mod ending {
+    /// The first of these answers; smaller ones are results.
+    pub const FIRST: u64 = 1 << 32;
+    /// By a trap.
+    pub const TRAP: u64 = FIRST + 0x100;
+    /// Its time was up.
+    pub const ENDLESS: u64 = FIRST + 1;
+    /// By a panic with the right text.
+    pub const PANICKED: u64 = FIRST + 2;
+    /// By a call that nobody offers.
+    pub const CALLED: u64 = FIRST + 3;
+    /// In another way.
+    pub const OTHER: u64 = FIRST + 4;
 }

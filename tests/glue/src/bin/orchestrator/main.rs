@@ -7,6 +7,7 @@ extern crate alloc;
 
 mod bench;
 mod trials;
+mod user_trials;
 
 use core::fmt::Write;
 

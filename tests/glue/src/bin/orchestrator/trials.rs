@@ -12,6 +12,7 @@ use glue_test::{answer, command};
 use runtime::{Boot, Console};
 
 use crate::bench::Bench;
+use crate::user_trials;
 
 /// A PVH guest that does nothing: only its memory and grants matter.
 const GUEST: DomId = DomId(16);
@@ -32,6 +33,7 @@ pub fn first(boot: Boot) -> ! {
     device(&bench);
     resets(&mut bench);
     crashes(&mut bench);
+    user_trials::all(&mut bench);
     guest(&mut bench);
     long_call(&bench);
     rebuild(&mut bench);
@@ -125,7 +127,7 @@ fn resets(bench: &mut Bench) {
 }
 
 /// Lets the service run for a while.
-fn spin(bench: &Bench, ns: u64) {
+pub fn spin(bench: &Bench, ns: u64) {
     let end_ns = bench.xen.now_ns() + ns;
     bench.xen.set_timer(Some(end_ns));
     while bench.xen.now_ns() < end_ns {

@@ -5,6 +5,8 @@
 
 extern crate alloc;
 
+mod user;
+
 use alloc::vec::Vec;
 use core::hint::black_box;
 
@@ -13,7 +15,9 @@ use fabric::SharedMemory;
 use glue_test::{FIRST_REFERENCE, PAGES, answer, command, question};
 use runtime::{Boot, FabricMemory, Hypervisor, Life, Mapping, Survivor};
 
-runtime::service!(start);
+use crate::user::Contained;
+
+runtime::service!(start, user_mode);
 
 /// What a microreset keeps.
 #[derive(Default)]
@@ -65,11 +69,12 @@ fn start(boot: Boot) -> ! {
 }
 
 fn serve(xen: &Hypervisor, fabric: &FabricMemory, doorbell: Port) -> ! {
+    let mut contained = None;
     loop {
         while xen.next_event().is_some() {}
         let sequence = fabric.load_u64(question::SEQUENCE);
         if sequence != fabric.load_u64(answer::SEQUENCE) {
-            let value = obey(xen, fabric);
+            let value = obey(xen, fabric, &mut contained);
             fabric.store_u64(answer::VALUE, value);
             fabric.store_u64(answer::SEQUENCE, sequence);
             xen.send(doorbell).expect("the doorbell is bound");
@@ -113,10 +118,27 @@ fn churn(xen: &Hypervisor, granter: DomId, reference: GrantRef) -> ! {
     }
 }
 
-fn obey(xen: &Hypervisor, fabric: &FabricMemory) -> u64 {
+/// The fault domain, opened when it is first needed.
+struct UserMode<'a> {
+    xen: &'a Hypervisor,
+    contained: &'a mut Option<Contained>,
+}
+
+impl UserMode<'_> {
+    fn opened(&mut self) -> &mut Contained {
+        self.contained.get_or_insert_with(|| Contained::open(*self.xen))
+    }
+}
+
+fn obey(xen: &Hypervisor, fabric: &FabricMemory, contained: &mut Option<Contained>) -> u64 {
     let first = fabric.load_u64(question::FIRST);
     let second = fabric.load_u64(question::SECOND);
+    let mut user = UserMode { xen, contained };
     match fabric.load_u64(question::COMMAND) {
+        command::USER => user.opened().enter(first as u32, second as u32),
+        command::USER_NS => user.opened().took_ns,
+        command::USER_ADDRESS => user.opened().address,
+        command::KERNEL_WORD => u64::from(runtime::mishap::kernel_word().0),
         command::COUNT => STATE.with(|state| {
             state.count += 1;
             state.count
