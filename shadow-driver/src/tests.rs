@@ -1,35 +1,20 @@
 use super::*;
 use crate::{POLL_NS, STORM, STORM_REST_NS, STUCK_NS, bytes_needed};
-use drivers::e1000e::E1000e;
+use drivers::AnyDriver;
 use drivers::fake::{FakeNic, bus_map};
 use drivers::trusted::{Format, Layout, LocalMachine, PAGE, Rings, Stop};
-use drivers::virtio::Virtio;
 use fabric::HeapMemory;
 use proptest::prelude::*;
 
 const LAYOUT: Layout = Layout { rx_pages: 16, tx_pages: 64 };
 const BOUND: usize = 48;
 
-enum Either {
-    Intel(E1000e),
-    Virtio(Virtio),
-}
-
-impl Either {
-    fn fresh(format: Format) -> Self {
-        match format {
-            Format::E1000e => Self::Intel(E1000e::new()),
-            Format::Virtio => Self::Virtio(Virtio::new()),
-        }
-    }
-}
-
 /// Shadow, driver and device, and a shell that does what the documentation says.
 struct Bench {
     now: u64,
     shadow: Shadow<HeapMemory>,
     state: HeapMemory,
-    driver: Either,
+    driver: AnyDriver,
     machine: LocalMachine<FakeNic, HeapMemory>,
     nic: FakeNic,
     arena: HeapMemory,
@@ -55,7 +40,7 @@ impl Bench {
             now: 0,
             shadow,
             state,
-            driver: Either::fresh(format),
+            driver: AnyDriver::fresh(format),
             machine: LocalMachine::new(nic.clone(), rings),
             nic,
             arena,
@@ -89,10 +74,7 @@ impl Bench {
             let mut events = Vec::new();
             self.machine.rings.lend(&commands);
             let machine = &mut self.machine;
-            match &mut self.driver {
-                Either::Intel(driver) => drivers::run(driver, machine, &commands, &mut events),
-                Either::Virtio(driver) => drivers::run(driver, machine, &commands, &mut events),
-            }
+            drivers::run(&mut self.driver, machine, &commands, &mut events);
             self.shadow.report(self.now, &events, &mut self.outcomes);
         }
         self.settle();
@@ -123,7 +105,7 @@ impl Bench {
         while rings.stop(registers) != Stop::Quiet {}
         let found = rings.salvage();
         self.shadow.salvaged(&found, &mut self.outcomes);
-        self.driver = Either::fresh(rings.format());
+        self.driver = AnyDriver::fresh(rings.format());
         self.machine.refused = None;
         self.shadow.restart(self.now);
         self.settle();

@@ -1,6 +1,6 @@
 //! Messages between a driver and those who use it.
 
-use alloc::vec::Vec;
+use core::borrow::Borrow;
 
 use frame::{Checksum, Mac};
 
@@ -185,6 +185,7 @@ pub enum Start {
 }
 
 /// A NIC driver. It keeps no data that its next instance would need: `shadow-driver` has all that.
+/// It allocates nothing: in its fault domain there is no heap.
 pub trait Driver<M: Machine> {
     /// Brings the device up, from whatever state it is in.
     fn start(&mut self, machine: &mut M, config: &Config) -> Result<Start, Failure>;
@@ -202,7 +203,7 @@ pub trait Driver<M: Machine> {
     fn flush(&mut self, machine: &mut M);
 
     /// Acknowledges interrupts and reports what the device has finished.
-    fn poll(&mut self, machine: &mut M, events: &mut Vec<Event>) -> Result<(), Failure>;
+    fn poll(&mut self, machine: &mut M, events: &mut impl Extend<Event>) -> Result<(), Failure>;
 }
 
 /// One entry into the driver: executes the commands, then harvests if the device is up. Ends at
@@ -211,27 +212,37 @@ pub fn run<M: Machine>(
     driver: &mut impl Driver<M>,
     machine: &mut M,
     commands: &[Command],
-    events: &mut Vec<Event>,
+    events: &mut impl Extend<Event>,
+) {
+    run_each(driver, machine, commands, events);
+}
+
+/// The same, for commands that come one by one.
+pub(crate) fn run_each<M: Machine>(
+    driver: &mut impl Driver<M>,
+    machine: &mut M,
+    commands: impl IntoIterator<Item = impl Borrow<Command>>,
+    events: &mut impl Extend<Event>,
 ) {
     if let Err(failure) = execute(driver, machine, commands, events) {
-        events.push(Event::Failed(failure));
+        events.extend([Event::Failed(failure)]);
     }
 }
 
 fn execute<M: Machine>(
     driver: &mut impl Driver<M>,
     machine: &mut M,
-    commands: &[Command],
-    events: &mut Vec<Event>,
+    commands: impl IntoIterator<Item = impl Borrow<Command>>,
+    events: &mut impl Extend<Event>,
 ) -> Result<(), Failure> {
     for command in commands {
-        match command {
+        match command.borrow() {
             Command::Start(config) => match driver.start(machine, config)? {
                 Start::Wait(pause_ns) => {
-                    events.push(Event::Wait(pause_ns));
+                    events.extend([Event::Wait(pause_ns)]);
                     return Ok(());
                 }
-                Start::Ready(features) => events.push(Event::Started(features)),
+                Start::Ready(features) => events.extend([Event::Started(features)]),
             },
             Command::Configure(config) => driver.configure(machine, config)?,
             Command::Transmit(frame) => driver.transmit(machine, frame)?,

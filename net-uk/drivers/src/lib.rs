@@ -13,6 +13,8 @@
 //! [`Driver`]; [`run`] executes a batch of commands and harvests, which is what one entry into the
 //! fault domain does.
 //!
+//! **What passes the wall** between them, when there is one, are words ([`wire`], [`wall`]).
+//!
 //! `virtio-drivers` was considered for transport and queues: its queue owns its rings and takes
 //! buffers by reference through an `unsafe` hook, which puts ring memory on the wrong side of this
 //! wall. The split queue below is smaller than the adapter would be.
@@ -21,6 +23,7 @@
 
 extern crate alloc;
 
+mod any;
 pub mod e1000e;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
@@ -30,7 +33,11 @@ mod machine;
 mod tests;
 pub mod trusted;
 pub mod virtio;
+pub mod wall;
+pub mod wire;
 
+pub use any::AnyDriver;
+pub(crate) use interface::run_each;
 pub use interface::{
     BufferId, Command, Config, Cut, Driver, Event, Failure, Features, FrameId, GROUPS_MAX,
     RxBuffer, SEGMENTS_MAX, Segment, Segments, Start, TsoStyle, TxFrame, TxOffload, run,

@@ -64,8 +64,8 @@ pub enum Descriptor {
 }
 
 /// The machine as a driver sees it. Calls that need the trusted part (all but register reads and
-/// `ring_read`) may be collected and take effect at the next [`Machine::doorbell`] or when the
-/// driver returns; a refusal ends the driver's life, so none is reported to it.
+/// `ring_read`) may be collected: they take effect before the next read of a register or a ring, or
+/// when the driver returns. A refusal ends the driver's life, so none is reported to it.
 pub trait Machine: Registers {
     /// Clears a ring and tells the device where it is. Answers its number of descriptors.
     fn set_up(&mut self, ring: RingId) -> u16;

@@ -6,23 +6,42 @@ use fabric::{HeapMemory, SharedMemory};
 use frame::{Checksum, checksum};
 use proptest::prelude::*;
 
-use crate::e1000e::{E1000e, reg};
+use crate::e1000e::reg;
 use crate::fake::{FakeNic, bus_map};
 use crate::trusted::{Format, Layout, LocalMachine, PAGE, Refused, Rings, Stop};
-use crate::virtio::Virtio;
+use crate::wall::{Outlet, Walled};
 use crate::*;
 
 type Local = LocalMachine<FakeNic, HeapMemory>;
 
 const LAYOUT: Layout = Layout { rx_pages: 40, tx_pages: 64 };
 
-enum Either {
-    Intel(E1000e),
-    Virtio(Virtio),
+/// What passes the wall.
+struct Pipe<'a> {
+    words: Vec<u32>,
+    machine: &'a mut Local,
+    events: &'a mut Vec<Event>,
+}
+
+impl Outlet for Pipe<'_> {
+    fn put(&mut self, words: &[u32]) {
+        self.words.extend_from_slice(words);
+    }
+
+    fn flush(&mut self) {
+        let words = std::mem::take(&mut self.words);
+        wall::act(&words, self.machine, self.events).expect("drivers make sense");
+    }
+}
+
+impl Drop for Pipe<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
 }
 
 struct Bench {
-    driver: Either,
+    driver: AnyDriver,
     machine: Local,
     nic: FakeNic,
     arena: HeapMemory,
@@ -35,20 +54,19 @@ impl Bench {
         let nic = FakeNic::new(format, arena.clone(), LAYOUT);
         let rings = Rings::new(format, arena.clone(), LAYOUT, bus_map(LAYOUT), 4);
         let machine = LocalMachine::new(nic.clone(), rings);
-        let driver = match format {
-            Format::E1000e => Either::Intel(E1000e::new()),
-            Format::Virtio => Either::Virtio(Virtio::new()),
-        };
-        Self { driver, machine, nic, arena, events: Vec::new() }
+        Self { driver: AnyDriver::fresh(format), machine, nic, arena, events: Vec::new() }
     }
 
+    /// Enters the driver, with words alone between it and the trusted part.
     fn run(&mut self, commands: &[Command]) -> Vec<Event> {
         self.events.clear();
         self.machine.rings.lend(commands);
-        match &mut self.driver {
-            Either::Intel(driver) => run(driver, &mut self.machine, commands, &mut self.events),
-            Either::Virtio(driver) => run(driver, &mut self.machine, commands, &mut self.events),
-        }
+        let mut words = Vec::new();
+        wire::write_commands(commands, &mut words);
+        let pipe = Pipe { words: Vec::new(), machine: &mut self.machine, events: &mut self.events };
+        let mut walled = Walled::new(self.nic.clone(), self.arena.clone(), pipe);
+        wall::serve(&mut self.driver, &mut walled, &words);
+        drop(walled);
         self.events.clone()
     }
 
@@ -234,10 +252,7 @@ fn a_dead_driver_leaves_its_frames_to_be_salvaged() {
             Err(Refused::Ring(RingId::Rx))
         );
         // A fresh driver brings it up again.
-        bench.driver = match format {
-            Format::E1000e => Either::Intel(E1000e::new()),
-            Format::Virtio => Either::Virtio(Virtio::new()),
-        };
+        bench.driver = AnyDriver::fresh(format);
         bench.start();
         bench.run(&[Bench::post(7)]);
         bench.nic.step(10);
@@ -289,6 +304,19 @@ fn registers_with_addresses_are_out_of_reach() {
         bench.machine.write32(window, offset, value);
         assert_eq!(bench.machine.refused, Some(Refused::Register(window, offset)));
     }
+}
+
+#[test]
+fn events_without_end_are_garbled() {
+    let mut bench = Bench::new(Format::E1000e);
+    let mut words = Vec::new();
+    let sent = wire::Said::Event(Event::Sent(FrameId(1)));
+    for _ in 0..=wall::EVENTS_MAX {
+        wire::write_said(&sent, |message| words.extend_from_slice(message));
+    }
+    let mut events = Vec::new();
+    assert_eq!(wall::act(&words, &mut bench.machine, &mut events), Err(wire::Garbled));
+    assert_eq!(events.len(), wall::EVENTS_MAX);
 }
 
 proptest! {

@@ -3,10 +3,8 @@
 use alloc::vec::Vec;
 
 use abi::{Port, Xen};
-use drivers::e1000e::E1000e;
-use drivers::trusted::{Format, Layout, LocalMachine, Rings, Salvaged, Stop};
-use drivers::virtio::Virtio;
-use drivers::{Command, Event};
+use drivers::trusted::{Layout, LocalMachine, Rings, Salvaged, Stop};
+use drivers::{AnyDriver, Command, Event};
 use runtime::{DmaMemory, Hypervisor};
 use shadow_driver::Cause;
 
@@ -17,28 +15,12 @@ use crate::registers::{Description, NicRegisters};
 /// recovery.
 const STOP_TRIES: u32 = 1_000;
 
-/// A driver of either kind.
-#[derive(Debug)]
-enum Driver {
-    Intel(E1000e),
-    Virtio(Virtio),
-}
-
-impl Driver {
-    fn fresh(format: Format) -> Self {
-        match format {
-            Format::E1000e => Self::Intel(E1000e::new()),
-            Format::Virtio => Self::Virtio(Virtio::new()),
-        }
-    }
-}
-
 /// The NIC of this unit.
 #[derive(Debug)]
 pub struct Nic {
     xen: Hypervisor,
     machine: LocalMachine<NicRegisters, DmaMemory>,
-    driver: Driver,
+    driver: AnyDriver,
     line: u32,
     port: Port,
     /// Its interrupt came since it was last ended.
@@ -60,7 +42,7 @@ impl Nic {
         let mut nic = Self {
             xen,
             machine,
-            driver: Driver::fresh(what.format),
+            driver: AnyDriver::fresh(what.format),
             line: what.line,
             port,
             is_raised: false,
@@ -99,10 +81,7 @@ impl Nic {
     pub fn run(&mut self, commands: &[Command], events: &mut Vec<Event>) -> Result<(), Cause> {
         let machine = &mut self.machine;
         machine.rings.lend(commands);
-        match &mut self.driver {
-            Driver::Intel(driver) => drivers::run(driver, machine, commands, events),
-            Driver::Virtio(driver) => drivers::run(driver, machine, commands, events),
-        }
+        drivers::run(&mut self.driver, machine, commands, events);
         machine.refused.map_or(Ok(()), |refused| Err(Cause::Forbidden(refused)))
     }
 
@@ -111,7 +90,7 @@ impl Nic {
     pub fn renew(&mut self) -> Vec<Salvaged> {
         self.stop();
         self.machine.refused = None;
-        self.driver = Driver::fresh(self.machine.rings.format());
+        self.driver = AnyDriver::fresh(self.machine.rings.format());
         self.machine.rings.salvage()
     }
 

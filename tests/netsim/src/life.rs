@@ -1,11 +1,9 @@
 //! One life of net-uk: its frame path, driver and shell.
 
 use abi::GrantRef;
-use drivers::e1000e::E1000e;
 use drivers::fake::bus_map;
 use drivers::trusted::{Format, Layout, LocalMachine, PAGE, Rings, Stop};
-use drivers::virtio::Virtio;
-use drivers::{Command, Config, Descriptor, Event, Machine as _, RingId, Segment};
+use drivers::{AnyDriver, Config, Descriptor, Machine as _, RingId, Segment};
 use fabric::HeapMemory;
 use forward::{Notify, Plane, VifSetup, Wiring};
 use netback::{Copy, Direction, vif};
@@ -22,27 +20,6 @@ use crate::random::Random;
 pub(crate) const LAYOUT: Layout = Layout { rx_pages: 24, tx_pages: 150 };
 /// Frames that the shadow may hold.
 pub(crate) const SHADOW_FRAMES: usize = 32;
-
-enum Driver {
-    Intel(E1000e),
-    Virtio(Virtio),
-}
-
-impl Driver {
-    fn fresh(format: Format) -> Self {
-        match format {
-            Format::E1000e => Self::Intel(E1000e::new()),
-            Format::Virtio => Self::Virtio(Virtio::new()),
-        }
-    }
-
-    fn run(&mut self, machine: &mut Machine, commands: &[Command], events: &mut Vec<Event>) {
-        match self {
-            Self::Intel(driver) => drivers::run(driver, machine, commands, events),
-            Self::Virtio(driver) => drivers::run(driver, machine, commands, events),
-        }
-    }
-}
 
 type Machine = LocalMachine<FusedNic, Fused>;
 
@@ -73,7 +50,7 @@ pub(crate) struct Life {
     pub fuse: Fuse,
     pub plane: Plane<Fused, Fused, Fused, Fused>,
     machine: Machine,
-    driver: Driver,
+    driver: AnyDriver,
     is_masked: bool,
 }
 
@@ -121,7 +98,7 @@ impl Life {
             };
             attached.expect("the switch has room and the journals are whole");
         }
-        Self { fuse, plane, machine, driver: Driver::fresh(format), is_masked: false }
+        Self { fuse, plane, machine, driver: AnyDriver::fresh(format), is_masked: false }
     }
 
     /// One turn of the shell; answers whom it notified. Nothing it says counts if its fuse has
@@ -202,7 +179,7 @@ impl Life {
         if self.plane.enter(now_ns, &mut commands) || is_due {
             let mut events = Vec::new();
             self.machine.rings.lend(&commands);
-            self.driver.run(&mut self.machine, &commands, &mut events);
+            drivers::run(&mut self.driver, &mut self.machine, &commands, &mut events);
             if let Some(refused) = self.machine.refused {
                 self.plane.shadow().failed(now_ns, Cause::Forbidden(refused));
                 failures.push(Cause::Forbidden(refused));
@@ -219,7 +196,7 @@ impl Life {
         if random.one_in(2) && self.plane.enter(now_ns, &mut commands) {
             commands.truncate(random.below(commands.len() as u64 + 1) as usize);
             self.machine.rings.lend(&commands);
-            self.driver.run(&mut self.machine, &commands, &mut Vec::new());
+            drivers::run(&mut self.driver, &mut self.machine, &commands, &mut Vec::new());
         }
         if random.one_in(2) {
             self.run_wild(random);
@@ -258,7 +235,7 @@ impl Life {
         while rings.stop(registers) != Stop::Quiet {}
         let found = rings.salvage();
         *refused = None;
-        self.driver = Driver::fresh(rings.format());
+        self.driver = AnyDriver::fresh(rings.format());
         self.plane.salvaged(now_ns, &found);
         self.plane.shadow().restart(now_ns);
     }

@@ -3,8 +3,7 @@
 
 pub mod reg;
 
-use alloc::collections::VecDeque;
-use alloc::vec::Vec;
+use heapless::Deque;
 
 use frame::{Checksum, Mac};
 
@@ -35,11 +34,11 @@ pub struct E1000e {
     link: Option<bool>,
     tx_next: u16,
     /// Frames in the ring: the index of the last descriptor, and how many descriptors.
-    tx_frames: VecDeque<(FrameId, u16, u16)>,
+    tx_frames: Deque<(FrameId, u16, u16), { RING_SIZE as usize }>,
     tx_used: u16,
     rx_next: u16,
     /// Buffers in the ring, in order, from `rx_first`.
-    rx_buffers: VecDeque<BufferId>,
+    rx_buffers: Deque<BufferId, { RING_SIZE as usize }>,
     rx_first: u16,
     has_tx: bool,
     has_rx: bool,
@@ -58,10 +57,10 @@ impl E1000e {
             phase: Phase::Fresh,
             link: None,
             tx_next: 0,
-            tx_frames: VecDeque::new(),
+            tx_frames: Deque::new(),
             tx_used: 0,
             rx_next: 0,
-            rx_buffers: VecDeque::new(),
+            rx_buffers: Deque::new(),
             rx_first: 0,
             has_tx: false,
             has_rx: false,
@@ -146,7 +145,7 @@ impl E1000e {
         index
     }
 
-    fn harvest_tx(&mut self, machine: &mut impl Machine, events: &mut Vec<Event>) {
+    fn harvest_tx(&mut self, machine: &mut impl Machine, events: &mut impl Extend<Event>) {
         while let Some((id, last, count)) = self.tx_frames.front().copied() {
             let mut status = [0];
             machine.ring_read(RingId::Tx, u32::from(last) * 16 + 12, &mut status);
@@ -155,11 +154,11 @@ impl E1000e {
             }
             self.tx_frames.pop_front();
             self.tx_used -= count;
-            events.push(Event::Sent(id));
+            events.extend([Event::Sent(id)]);
         }
     }
 
-    fn harvest_rx(&mut self, machine: &mut impl Machine, events: &mut Vec<Event>) {
+    fn harvest_rx(&mut self, machine: &mut impl Machine, events: &mut impl Extend<Event>) {
         while let Some(buffer) = self.rx_buffers.front().copied() {
             let mut raw = [0; 16];
             machine.ring_read(RingId::Rx, u32::from(self.rx_first) * 16, &mut raw);
@@ -174,7 +173,7 @@ impl E1000e {
             let is_right =
                 checked && raw[12] & reg::RX_IGNORE == 0 && raw[13] & reg::RX_SUM_WRONG == 0;
             let checksum = if is_right { Checksum::Valid } else { Checksum::Unknown };
-            events.push(Event::Received { buffer, offset: 0, length, checksum });
+            events.extend([Event::Received { buffer, offset: 0, length, checksum }]);
         }
     }
 }
@@ -248,7 +247,7 @@ impl<M: Machine> Driver<M> for E1000e {
             let bits = bits | u32::from(ends);
             machine.place(RingId::Tx, last, Descriptor::Bytes { segment: *segment, bits });
         }
-        self.tx_frames.push_back((frame.id, last, needed));
+        self.tx_frames.push_back((frame.id, last, needed)).map_err(|_| Failure::Overrun)?;
         machine.publish(RingId::Tx, self.tx_next);
         self.has_tx = true;
         Ok(())
@@ -261,7 +260,7 @@ impl<M: Machine> Driver<M> for E1000e {
         let descriptor = Descriptor::Bytes { segment: buffer.segment, bits: 0 };
         machine.place(RingId::Rx, self.rx_next, descriptor);
         self.rx_next = (self.rx_next + 1) % RING_SIZE;
-        self.rx_buffers.push_back(buffer.id);
+        self.rx_buffers.push_back(buffer.id).map_err(|_| Failure::Overrun)?;
         machine.publish(RingId::Rx, self.rx_next);
         self.has_rx = true;
         Ok(())
@@ -276,7 +275,7 @@ impl<M: Machine> Driver<M> for E1000e {
         }
     }
 
-    fn poll(&mut self, machine: &mut M, events: &mut Vec<Event>) -> Result<(), Failure> {
+    fn poll(&mut self, machine: &mut M, events: &mut impl Extend<Event>) -> Result<(), Failure> {
         if self.phase != Phase::Up {
             return Ok(());
         }
@@ -292,7 +291,7 @@ impl<M: Machine> Driver<M> for E1000e {
         let link = status & reg::STATUS_LINK != 0;
         if self.link != Some(link) {
             self.link = Some(link);
-            events.push(Event::Link(link));
+            events.extend([Event::Link(link)]);
         }
         Ok(())
     }

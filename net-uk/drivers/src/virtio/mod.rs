@@ -4,14 +4,11 @@
 pub mod flag;
 pub mod reg;
 
-use alloc::vec;
-use alloc::vec::Vec;
-
 use frame::{Checksum, Mac};
 
 use crate::{
     BufferId, Config, Descriptor, Driver, Event, Failure, Features, FrameId, Machine, RING_SIZE,
-    RingId, RxBuffer, Start, TsoStyle, TxFrame, TxOffload, Window,
+    RingId, RxBuffer, SEGMENTS_MAX, Start, TsoStyle, TxFrame, TxOffload, Window,
 };
 
 /// Bytes of the header before each frame (5.1.6, with `num_buffers`).
@@ -24,18 +21,25 @@ enum Phase {
     Up,
 }
 
+const SIZE: usize = RING_SIZE as usize;
+
+/// Descriptors that are free.
+type Places = heapless::Vec<u16, SIZE>;
+
 /// A driver instance.
 #[derive(Clone, Debug)]
 pub struct Virtio {
     phase: Phase,
     link: Option<bool>,
     has_status: bool,
-    tx_free: Vec<u16>,
-    /// For each head in the transmit ring its frame and the descriptors of its chain.
-    tx_chains: Vec<Option<(FrameId, Vec<u16>)>>,
+    tx_free: Places,
+    /// For each head in the transmit ring its frame.
+    tx_frames: [Option<FrameId>; SIZE],
+    /// For each descriptor of a chain the next one.
+    tx_next: [Option<u16>; SIZE],
     tx_seen: u16,
-    rx_free: Vec<u16>,
-    rx_buffers: Vec<Option<RxBuffer>>,
+    rx_free: Places,
+    rx_buffers: [Option<RxBuffer>; SIZE],
     rx_seen: u16,
     has_tx: bool,
     has_rx: bool,
@@ -50,16 +54,16 @@ impl Default for Virtio {
 impl Virtio {
     /// A driver that knows nothing of its device.
     pub fn new() -> Self {
-        let size = usize::from(RING_SIZE);
         Self {
             phase: Phase::Fresh,
             link: None,
             has_status: false,
             tx_free: (0..RING_SIZE).rev().collect(),
-            tx_chains: vec![None; size],
+            tx_frames: [None; SIZE],
+            tx_next: [None; SIZE],
             tx_seen: 0,
             rx_free: (0..RING_SIZE).rev().collect(),
-            rx_buffers: vec![None; size],
+            rx_buffers: [None; SIZE],
             rx_seen: 0,
             has_tx: false,
             has_rx: false,
@@ -139,16 +143,20 @@ impl Virtio {
     fn harvest_tx(
         &mut self,
         machine: &mut impl Machine,
-        events: &mut Vec<Event>,
+        events: &mut impl Extend<Event>,
     ) -> Result<(), Failure> {
         // A ring's worth at most: a device that returns without end is not followed.
         for _ in 0..RING_SIZE {
             let Some((head, _)) = Self::returned(machine, RingId::Tx, self.tx_seen) else { break };
-            let chain = self.tx_chains.get_mut(head as usize).and_then(Option::take);
-            let (id, places) = chain.ok_or(Failure::Nonsense)?;
-            self.tx_free.extend(places);
+            let id = self.tx_frames.get_mut(head as usize).and_then(Option::take);
+            let id = id.ok_or(Failure::Nonsense)?;
+            let mut place = Some(head as u16);
+            while let Some(free) = place {
+                place = self.tx_next[usize::from(free)].take();
+                self.tx_free.extend([free]);
+            }
             self.tx_seen = self.tx_seen.wrapping_add(1);
-            events.push(Event::Sent(id));
+            events.extend([Event::Sent(id)]);
         }
         Ok(())
     }
@@ -156,7 +164,7 @@ impl Virtio {
     fn harvest_rx(
         &mut self,
         machine: &mut impl Machine,
-        events: &mut Vec<Event>,
+        events: &mut impl Extend<Event>,
     ) -> Result<(), Failure> {
         for _ in 0..RING_SIZE {
             let Some((head, written)) = Self::returned(machine, RingId::Rx, self.rx_seen) else {
@@ -167,9 +175,9 @@ impl Virtio {
             if written > buffer.segment.length {
                 return Err(Failure::Nonsense);
             }
-            self.rx_free.push(head as u16);
+            self.rx_free.extend([head as u16]);
             self.rx_seen = self.rx_seen.wrapping_add(1);
-            events.push(received(buffer.id, written));
+            events.extend([received(buffer.id, written)]);
         }
         Ok(())
     }
@@ -219,7 +227,8 @@ impl<M: Machine> Driver<M> for Virtio {
         if frame.segments.is_empty() || self.tx_free.len() < needed {
             return Err(Failure::Overrun);
         }
-        let places = self.tx_free.split_off(self.tx_free.len() - needed);
+        let mut places = heapless::Vec::<u16, { SEGMENTS_MAX + 1 }>::new();
+        places.extend((0..needed).filter_map(|_| self.tx_free.pop()));
         let bits = |number: usize| match places.get(number + 1) {
             Some(next) => u32::from(flag::NEXT) | u32::from(*next) << 16,
             None => 0,
@@ -232,7 +241,10 @@ impl<M: Machine> Driver<M> for Virtio {
             let descriptor = Descriptor::Bytes { segment: *segment, bits: bits(number) };
             machine.place(RingId::Tx, places[number], descriptor);
         }
-        self.tx_chains[usize::from(head)] = Some((frame.id, places));
+        for pair in places.windows(2) {
+            self.tx_next[usize::from(pair[0])] = Some(pair[1]);
+        }
+        self.tx_frames[usize::from(head)] = Some(frame.id);
         machine.publish(RingId::Tx, head);
         self.has_tx = true;
         Ok(())
@@ -257,7 +269,7 @@ impl<M: Machine> Driver<M> for Virtio {
         }
     }
 
-    fn poll(&mut self, machine: &mut M, events: &mut Vec<Event>) -> Result<(), Failure> {
+    fn poll(&mut self, machine: &mut M, events: &mut impl Extend<Event>) -> Result<(), Failure> {
         if self.phase != Phase::Up {
             return Ok(());
         }
@@ -275,7 +287,7 @@ impl<M: Machine> Driver<M> for Virtio {
             || machine.read16(Window::Device, reg::NET_STATUS) & flag::LINK_UP != 0;
         if self.link != Some(link) {
             self.link = Some(link);
-            events.push(Event::Link(link));
+            events.extend([Event::Link(link)]);
         }
         Ok(())
     }
