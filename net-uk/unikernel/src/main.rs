@@ -6,6 +6,7 @@
 
 extern crate alloc;
 
+mod driver;
 mod nic;
 mod places;
 mod registers;
@@ -18,7 +19,7 @@ use service::Service;
 
 use crate::shell::Shell;
 
-runtime::service!(main);
+runtime::service!(main, user_mode);
 
 /// Marks this life's memory as not to be trusted by the next one, on the lowest rung too: journal
 /// and records say everything, guests' pages hold every frame that was not answered, and reading

@@ -1,13 +1,18 @@
 //! The NIC: its interrupt, its driver, and what happens when the driver fails.
 
+use alloc::format;
+use alloc::string::String;
 use alloc::vec::Vec;
+use core::mem;
 
 use abi::{Port, Xen};
 use drivers::trusted::{Layout, LocalMachine, Rings, Salvaged, Stop};
-use drivers::{AnyDriver, Command, Event};
+use drivers::{Command, Event, wall, wire};
+use runtime::user::{Death, FaultDomain, Parts};
 use runtime::{DmaMemory, Hypervisor};
 use shadow_driver::Cause;
 
+use crate::driver::{self, Confined};
 use crate::registers::{Description, NicRegisters};
 
 /// How often a device is asked whether it is quiet. It was reset before this life began, so that
@@ -20,7 +25,10 @@ const STOP_TRIES: u32 = 1_000;
 pub struct Nic {
     xen: Hypervisor,
     machine: LocalMachine<NicRegisters, DmaMemory>,
-    driver: AnyDriver,
+    driver: FaultDomain<Confined>,
+    header: [u32; 5],
+    words: Vec<u32>,
+    last_words: String,
     line: u32,
     port: Port,
     /// Its interrupt came since it was last ended.
@@ -35,6 +43,12 @@ impl Nic {
     /// When Xen refuses what the orchestrator gave us, or the device does not stop: the ladder
     /// goes on.
     pub fn open(xen: Hypervisor, what: &Description, arena: DmaMemory, layout: Layout) -> Self {
+        let parts = Parts {
+            registers: Some((what.first, what.pages)),
+            view: Some((arena, wall::VIEW_PAGES as usize)),
+        };
+        let driver =
+            FaultDomain::open(xen, &parts).expect("Xen accepts the page tables of user mode");
         let bus = arena.bus_addresses();
         let rings = Rings::new(what.format, arena, layout, bus, what.notify_unit);
         let machine = LocalMachine::new(NicRegisters::map(&xen, what), rings);
@@ -42,7 +56,10 @@ impl Nic {
         let mut nic = Self {
             xen,
             machine,
-            driver: AnyDriver::fresh(what.format),
+            driver,
+            header: driver::header(what.format, what.windows),
+            words: Vec::new(),
+            last_words: String::new(),
             line: what.line,
             port,
             is_raised: false,
@@ -79,10 +96,32 @@ impl Nic {
     /// # Errors
     /// Why its life ends.
     pub fn run(&mut self, commands: &[Command], events: &mut Vec<Event>) -> Result<(), Cause> {
+        self.words.clear();
+        self.words.extend(self.header);
+        wire::write_commands(commands, &mut self.words);
         let machine = &mut self.machine;
         machine.rings.lend(commands);
-        drivers::run(&mut self.driver, machine, commands, events);
-        machine.refused.map_or(Ok(()), |refused| Err(Cause::Forbidden(refused)))
+        let mut is_garbled = false;
+        let result = self.driver.enter(&self.words, |said| {
+            is_garbled = wall::act(said, machine, events).is_err();
+            !is_garbled && machine.refused.is_none()
+        });
+        let Err(death) = result else { return Ok(()) };
+        self.last_words = match death {
+            Death::Panicked => self.driver.panic_text().as_str().into(),
+            _ => format!("{death}"),
+        };
+        Err(match (self.machine.refused, death) {
+            (Some(refused), _) => Cause::Forbidden(refused),
+            (None, Death::Endless { .. }) => Cause::Endless,
+            (None, _) if is_garbled => Cause::Nonsense,
+            (None, _) => Cause::Crashed,
+        })
+    }
+
+    /// What is known of the death of the last driver that died in its fault domain.
+    pub fn take_last_words(&mut self) -> String {
+        mem::take(&mut self.last_words)
     }
 
     /// The driver's life has ended: stops the device, makes a fresh driver, and answers what lay
@@ -90,7 +129,7 @@ impl Nic {
     pub fn renew(&mut self) -> Vec<Salvaged> {
         self.stop();
         self.machine.refused = None;
-        self.driver = AnyDriver::fresh(self.machine.rings.format());
+        self.driver.renew();
         self.machine.rings.salvage()
     }
 

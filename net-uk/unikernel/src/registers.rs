@@ -12,11 +12,14 @@ use runtime::{DeviceRegisters, Hypervisor};
 pub struct Description {
     /// Its kind.
     pub format: Format,
-    first: Frame,
-    pages: usize,
+    /// First machine frame of its registers.
+    pub first: Frame,
+    /// Pages of registers.
+    pub pages: usize,
     /// Its line at the interrupt controller.
     pub line: u32,
-    windows: [u32; 4],
+    /// Where its windows begin.
+    pub windows: [u32; 4],
     /// virtio: distance of notification registers, in bytes.
     pub notify_unit: u32,
 }
@@ -52,6 +55,11 @@ pub struct NicRegisters {
 }
 
 impl NicRegisters {
+    /// Registers that are mapped, whose windows begin there.
+    pub fn new(memory: DeviceRegisters, windows: [u32; 4]) -> Self {
+        Self { memory, windows }
+    }
+
     /// Maps them.
     ///
     /// # Panics
@@ -60,7 +68,7 @@ impl NicRegisters {
         let memory = xen
             .map_registers(nic.first, nic.pages)
             .expect("the orchestrator lets us use the NIC's registers");
-        Self { memory, windows: nic.windows }
+        Self::new(memory, nic.windows)
     }
 
     fn at(&self, window: Window, offset: u32) -> u32 {

@@ -268,15 +268,17 @@ impl Shell {
             self.plane.salvaged(now_ns, &found);
             self.plane.shadow().restart(now_ns);
         }
+        let words = nic.take_last_words();
         if let Some(cause) = failed {
-            self.driver_failed(now_ns, cause);
+            self.driver_failed(now_ns, cause, &words);
         }
         self.publish();
         events.len()
     }
 
-    fn driver_failed(&self, now_ns: u64, cause: Cause) {
-        self.say(now_ns, Level::Warning, &format!("the NIC's driver was restarted: {cause:?}"));
+    fn driver_failed(&self, now_ns: u64, cause: Cause, words: &str) {
+        let line = format!("the NIC's driver was restarted: {cause:?} {words}");
+        self.say(now_ns, Level::Warning, line.trim_end());
     }
 }
 

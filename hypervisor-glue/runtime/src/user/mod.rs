@@ -146,7 +146,7 @@ impl<P: Program> FaultDomain<P> {
     pub fn open(xen: Hypervisor, parts: &Parts) -> Result<Self, XenError> {
         OPENED.claim();
         let arena = xen.dma_memory(places::ARENA_PAGES);
-        map(&arena, parts)?;
+        tables::make(|draft| map(draft, &arena, parts))?;
         open_exits()?;
         let timer = match xen.bind_virq(Virq::Timer) {
             Err(XenError::Exists) => port_bound_to(PortStatus::Virq(Virq::Timer as u32)),
@@ -296,8 +296,7 @@ const INTERRUPTIBLE: u64 = 0x202;
 /// overflow.
 const ARITHMETIC: u64 = 0xcd5;
 
-fn map(arena: &DmaMemory, parts: &Parts) -> Result<(), XenError> {
-    let draft = Draft::begin()?;
+fn map(draft: &Draft, arena: &DmaMemory, parts: &Parts) {
     let frames = |memory: &DmaMemory, first: usize, pages: usize| {
         let memory = *memory;
         (first..first + pages).map(move |page| memory.machine_frame(page))
@@ -319,7 +318,6 @@ fn map(arena: &DmaMemory, parts: &Parts) -> Result<(), XenError> {
         // SAFETY: They are only read.
         unsafe { draft.map(places::VIEW.first, frames(memory, 0, *pages), Use::Read) }
     }
-    draft.finish()
 }
 
 /// Tells Xen where to go on when user mode ends.

@@ -9,8 +9,8 @@ use abi::{DomId, PAGE_SIZE, XenError};
 
 use super::places;
 use crate::cell::OneCpu;
-use crate::paging;
 use crate::symbols::{__data_start, __image_start};
+use crate::{paging, span};
 
 /// Entries of one table.
 const ENTRIES: usize = 512;
@@ -23,6 +23,10 @@ const TABLES: usize = 3 + IMAGE_TABLES + 1;
 const READ_ONLY: u64 = 0x25;
 /// Not to be executed.
 const NO_EXECUTE: u64 = 1 << 63;
+/// Present.
+const PRESENT: u64 = 1;
+/// What makes an entry another one: Xen adds flags, and the processor notes use.
+const COMPARED: u64 = FRAME_AND_NO_EXECUTE | 0x1f;
 /// The frame and the flag above, of an entry.
 const FRAME_AND_NO_EXECUTE: u64 = NO_EXECUTE | 0x000f_ffff_ffff_f000;
 
@@ -60,32 +64,69 @@ pub(crate) fn reserve(end: u64) -> u64 {
     begin
 }
 
-/// The tables while they are being written.
+/// What tables are to hold, entry by entry.
 pub(super) struct Draft {
     at: usize,
+    /// The entries are compared with those of a former life's tables, which stand: to have Xen
+    /// check new ones takes a quarter of a microreset.
+    is_comparing: bool,
+    has_difference: Cell<bool>,
+    entries: Cell<usize>,
+}
+
+/// Makes the tables of user mode out of code and constants of the image and what `fill` maps, or
+/// finds that those of a former life are the same.
+///
+/// # Errors
+/// What Xen says, above all when a frame is not this domain's to use.
+///
+/// # Panics
+/// When the unikernel did not say that it has user mode, or its image is too large.
+pub(super) fn make(fill: impl Fn(&Draft)) -> Result<(), XenError> {
+    assert!(TABLES_AT.get() != 0, "this unikernel did not ask for user mode");
+    hide_machine_frames()?;
+    let former = Draft::new(true);
+    if !former.stands() || !former.is_same(&fill) {
+        let draft = Draft::new(false);
+        draft.take_back()?;
+        draft.describe(&fill);
+        draft.finish()?;
+    }
+    set_base(former.frame(0))?;
+    // A former life's tables may have mapped other pages at the same addresses.
+    paging::flush();
+    Ok(())
 }
 
 impl Draft {
-    /// Takes the pages back from a former life, and writes tables in which nothing is mapped but
-    /// code and constants of the image.
-    ///
-    /// # Errors
-    /// What Xen says.
-    ///
-    /// # Panics
-    /// When the unikernel did not say that it has user mode, or its image is too large.
-    pub(super) fn begin() -> Result<Self, XenError> {
-        let draft = Self { at: TABLES_AT.get() };
-        assert!(draft.at != 0, "this unikernel did not ask for user mode");
-        draft.take_back()?;
-        draft.put(0, 0, draft.link(1));
-        draft.put(1, 0, draft.link(2));
+    fn new(is_comparing: bool) -> Self {
+        let at = TABLES_AT.get();
+        Self { at, is_comparing, has_difference: Cell::new(false), entries: Cell::new(0) }
+    }
+
+    /// Whether a former life gave all pages to Xen.
+    fn stands(&self) -> bool {
+        (0..TABLES).all(|table| {
+            let ours = paging::entry(self.address(table) as u64, 1);
+            ours.is_some_and(|ours| ours.maps_as(paging::leaf(self.frame(table), false)))
+        })
+    }
+
+    fn is_same(&self, fill: &impl Fn(&Self)) -> bool {
+        self.describe(fill);
+        let all = (0..TABLES * ENTRIES).filter(|index| self.read(*index) & PRESENT != 0).count();
+        !self.has_difference.get() && self.entries.get() == all
+    }
+
+    fn describe(&self, fill: &impl Fn(&Self)) {
+        self.put(0, 0, self.link(1));
+        self.put(1, 0, self.link(2));
         for table in 0..IMAGE_TABLES {
-            draft.put(2, table, draft.link(3 + table));
+            self.put(2, table, self.link(3 + table));
         }
-        draft.put(2, places::START / (ENTRIES * PAGE_SIZE), draft.link(TABLES - 1));
-        draft.map_image();
-        Ok(draft)
+        self.put(2, places::START / (ENTRIES * PAGE_SIZE), self.link(TABLES - 1));
+        self.map_image();
+        fill(self);
     }
 
     fn take_back(&self) -> Result<(), XenError> {
@@ -101,7 +142,7 @@ impl Draft {
             // SAFETY: The page is kept for this use, so that no Rust object lies in it.
             unsafe {
                 paging::set_leaf(address as u64, paging::leaf(self.frame(table), true))?;
-                ptr::with_exposed_provenance_mut::<u8>(address).write_bytes(0, PAGE_SIZE);
+                span::fill(ptr::with_exposed_provenance_mut(address), PAGE_SIZE, 0);
             }
         }
         Ok(())
@@ -119,11 +160,26 @@ impl Draft {
         paging::table(self.frame(table))
     }
 
+    /// The entry with this number, counted through all tables.
+    fn read(&self, index: usize) -> u64 {
+        let at = ptr::with_exposed_provenance::<u64>(self.at);
+        // SAFETY: The pages are ours, mapped, and hold so many words.
+        unsafe { at.add(index).read_volatile() }
+    }
+
     fn put(&self, table: usize, index: usize, entry: u64) {
         assert!(table < TABLES && index < ENTRIES, "no entry {index} in table {table}");
-        let at = ptr::with_exposed_provenance_mut::<u64>(self.address(table));
-        // SAFETY: The page is ours, writable (`take_back`) and 512 words long.
-        unsafe { at.add(index).write_volatile(entry) }
+        let number = table * ENTRIES + index;
+        if self.is_comparing {
+            self.entries.set(self.entries.get() + 1);
+            if (self.read(number) ^ entry) & COMPARED != 0 {
+                self.has_difference.set(true);
+            }
+            return;
+        }
+        let at = ptr::with_exposed_provenance_mut::<u64>(self.at);
+        // SAFETY: As in `read`, and writable (`take_back`).
+        unsafe { at.add(number).write_volatile(entry) }
     }
 
     fn map_image(&self) {
@@ -149,11 +205,8 @@ impl Draft {
         }
     }
 
-    /// Has Xen check the tables, and makes them those of user mode.
-    ///
-    /// # Errors
-    /// What Xen says, above all when a frame is not this domain's to use.
-    pub(super) fn finish(self) -> Result<(), XenError> {
+    /// Has Xen check the tables and keep them.
+    fn finish(self) -> Result<(), XenError> {
         /// `MMUEXT_PIN_L4_TABLE`.
         const PIN_L4: u32 = 3;
         for table in 0..TABLES {
@@ -161,14 +214,9 @@ impl Draft {
             // SAFETY: As in `take_back`. Xen checks tables only if nobody can write them.
             unsafe { paging::set_leaf(self.address(table) as u64, entry) }?;
         }
-        hide_machine_frames()?;
         let op = MmuextOp { cmd: PIN_L4, arg1: self.frame(0), arg2: 0 };
         // SAFETY: The tables map what `map` was told, and memory that is only read.
-        unsafe { paging::extended(&op, DomId::SELF) }?;
-        set_base(self.frame(0))?;
-        // A former life's tables may have mapped other pages at the same addresses.
-        paging::flush();
-        Ok(())
+        unsafe { paging::extended(&op, DomId::SELF) }
     }
 }
 
