@@ -1,7 +1,7 @@
 //! Devices of the machine, as a driver domain uses them: registers, memory for DMA, interrupts, and
 //! copies between that memory and pages that guests granted.
 
-use alloc::alloc::{Layout, alloc_zeroed, handle_alloc_error};
+use alloc::alloc::{Layout, alloc, handle_alloc_error};
 use alloc::vec::Vec;
 
 use abi::hypercall::{Call, hypercall, outcome};
@@ -186,13 +186,15 @@ impl Hypervisor {
         Ok(DeviceRegisters { base, len: count * PAGE_SIZE })
     }
 
-    /// Takes `pages` zeroed pages of our memory for DMA, for the rest of this life. The next life
-    /// may start with the device stopped only: nothing else keeps these pages.
+    /// Takes `pages` pages of our memory for DMA, for the rest of this life, with whatever a former
+    /// life left in them: to clear a driver's megabytes takes as long as all else that net-uk does
+    /// at its start. The next life may start with the device stopped only: nothing else keeps these
+    /// pages.
     pub fn dma_memory(&self, pages: usize) -> DmaMemory {
         let layout = Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE)
             .expect("whole pages make a layout");
         // SAFETY: The layout is not empty (a device needs memory).
-        let base = unsafe { alloc_zeroed(layout) };
+        let base = unsafe { alloc(layout) };
         if base.is_null() {
             handle_alloc_error(layout);
         }

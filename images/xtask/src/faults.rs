@@ -135,6 +135,15 @@ impl Fault {
         }
     }
 
+    /// Notes that the unit has a driver at work again, after one that died in its fault domain.
+    fn note_driver(&mut self, record: &Record, unit: &str) {
+        if record.is("driver-recovered") && record.source == format!("({unit})") {
+            self.detected = self.detected.or(record.number("detected"));
+            self.repaired = self.repaired.or(record.number("repaired"));
+            self.rung = self.rung.or(Some(0));
+        }
+    }
+
     /// Notes a recovery of the unit, if the record tells of one after this fault.
     pub fn note(&mut self, record: &Record, unit: &str) -> bool {
         let is_ours = record.source.is_empty() && record.is("recovered");
@@ -164,6 +173,7 @@ pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
         if let Some(fault) = owner {
             fault.note(record, unit);
             fault.note_record(record, unit);
+            fault.note_driver(record, unit);
         }
     }
     out
@@ -172,6 +182,7 @@ pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
 /// The name of a rung of the ladder.
 pub fn rung_name(rung: u64) -> &'static str {
     match rung {
+        0 => "fresh driver",
         1 => "microreset",
         2 => "microreboot",
         3 => "rebuild",
@@ -241,6 +252,26 @@ mod tests {
         assert_eq!(told(&all[0]), (Some(150), Some(150), Some(180)));
         assert_eq!(told(&all[1]), (None, None, None));
         assert_eq!(told(&all[2]), (None, None, Some(350)));
+    }
+
+    #[test]
+    fn a_driver_is_repaired_by_its_unit() {
+        let event = |source: &str, event: &str, at: u64| {
+            let value = json!({
+                "event": event, "kind": "driver-panic", "at": at,
+                "detected": at + 1, "repaired": at + 5,
+            });
+            record(source, value)
+        };
+        let records = [
+            event("(u)", "injected", 100),
+            event("(g16)", "driver-recovered", 110),
+            event("(u)", "driver-recovered", 120),
+            event("(u)", "driver-recovered", 130),
+        ];
+        let all = collect(&records, "u");
+        let told = |f: &Fault| (f.detected, f.repaired, f.rung);
+        assert_eq!(all.iter().map(told).collect::<Vec<_>>(), [(Some(121), Some(125), Some(0))]);
     }
 
     #[test]

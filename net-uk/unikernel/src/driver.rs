@@ -27,13 +27,19 @@ impl Program for Confined {
 
     fn serve(&mut self, inside: &mut Inside) {
         let input = inside.input();
+        #[cfg(feature = "fault-points")]
+        let (fault, input) = input.split_first_chunk().expect("the order of a fault comes first");
         let (header, commands) = input.split_first_chunk::<HEADER>().expect("a header comes first");
         let [format, windows @ ..] = *header;
         let registers = NicRegisters::new(inside.registers(), windows);
         let is_virtio = format == Format::Virtio as u32;
         let format = if is_virtio { Format::Virtio } else { Format::E1000e };
         let driver = self.0.get_or_insert_with(|| AnyDriver::fresh(format));
-        let mut machine = Walled::new(registers, inside.view(), Out(inside));
+        let view = inside.view();
+        let out = Out(inside);
+        #[cfg(feature = "fault-points")]
+        let out = crate::fault_points::Failing::new(out, *fault);
+        let mut machine = Walled::new(registers, view, out);
         wall::serve(driver, &mut machine, commands);
     }
 }

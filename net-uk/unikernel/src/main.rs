@@ -7,6 +7,8 @@
 extern crate alloc;
 
 mod driver;
+#[cfg(feature = "fault-points")]
+mod fault_points;
 mod nic;
 mod places;
 mod registers;

@@ -29,6 +29,9 @@ pub struct Nic {
     header: [u32; 5],
     words: Vec<u32>,
     last_words: String,
+    /// Faults that are to come.
+    #[cfg(feature = "fault-points")]
+    pub faults: crate::fault_points::Faults,
     line: u32,
     port: Port,
     /// Its interrupt came since it was last ended.
@@ -60,6 +63,8 @@ impl Nic {
             header: driver::header(what.format, what.windows),
             words: Vec::new(),
             last_words: String::new(),
+            #[cfg(feature = "fault-points")]
+            faults: crate::fault_points::Faults::default(),
             line: what.line,
             port,
             is_raised: false,
@@ -97,6 +102,8 @@ impl Nic {
     /// Why its life ends.
     pub fn run(&mut self, commands: &[Command], events: &mut Vec<Event>) -> Result<(), Cause> {
         self.words.clear();
+        #[cfg(feature = "fault-points")]
+        self.words.extend(self.faults.order(self.xen.now_ns(), commands));
         self.words.extend(self.header);
         wire::write_commands(commands, &mut self.words);
         let machine = &mut self.machine;

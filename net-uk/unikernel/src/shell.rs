@@ -5,8 +5,8 @@ use alloc::vec::Vec;
 use core::cell::RefCell;
 
 use abi::{DomId, Port};
-use drivers::Config;
 use drivers::trusted::Layout;
+use drivers::{Config, Event};
 use fabric::control::Rung;
 use fabric::domains::{DomainState, DomainsReader, SLOTS};
 use fabric::health::RecoveryReport;
@@ -52,6 +52,8 @@ pub struct Shell {
     table: DomainsReader<Fabric>,
     is_table_due: bool,
     log: RefCell<LogWriter<Fabric>>,
+    /// When the NIC's driver was seen to have failed, until another one is at work.
+    detected_ns: Option<u64>,
 }
 
 impl Shell {
@@ -105,6 +107,7 @@ impl Shell {
             table: DomainsReader::new(view.of(RegionKind::Domains, Party::ORCHESTRATOR)),
             is_table_due: true,
             log: RefCell::new(LogWriter::new(view.own(RegionKind::Log))),
+            detected_ns: None,
         }
     }
 
@@ -251,10 +254,14 @@ impl Shell {
         let mut commands = Vec::new();
         let mut events = Vec::new();
         let mut failed = None;
+        let (mut detected_ns, mut was_up) = (now_ns, false);
         if self.plane.enter(now_ns, &mut commands) || is_due {
+            was_up = self.plane.shadow().phase() == Phase::Up;
             failed = match nic.run(&commands, &mut events) {
                 Ok(()) => self.plane.report(now_ns, &events),
                 Err(cause) => {
+                    events.clear();
+                    detected_ns = abi::Xen::now_ns(&self.xen);
                     self.plane.shadow().failed(now_ns, cause);
                     Some(cause)
                 }
@@ -269,16 +276,47 @@ impl Shell {
             self.plane.shadow().restart(now_ns);
         }
         let words = nic.take_last_words();
+        #[cfg(feature = "fault-points")]
+        let struck = failed.and_then(|_| nic.faults.struck());
         if let Some(cause) = failed {
-            self.driver_failed(now_ns, cause, &words);
+            #[cfg(feature = "fault-points")]
+            self.tell_fault(struck);
+            self.driver_failed(detected_ns, cause, &words);
+        }
+        if was_up && failed.is_none() {
+            self.watch_repair(&events);
         }
         self.publish();
         events.len()
     }
 
-    fn driver_failed(&self, now_ns: u64, cause: Cause, words: &str) {
+    fn driver_failed(&mut self, detected_ns: u64, cause: Cause, words: &str) {
         let line = format!("the NIC's driver was restarted: {cause:?} {words}");
-        self.say(now_ns, Level::Warning, line.trim_end());
+        self.say(detected_ns, Level::Warning, line.trim_end());
+        self.detected_ns.get_or_insert(detected_ns);
+    }
+
+    /// A driver that followed a dead one, and was entered when it was up, is there when a frame has
+    /// passed it, or when there is none that waits for it.
+    fn watch_repair(&mut self, events: &[Event]) {
+        let is_frame = |event: &Event| matches!(event, Event::Sent(_) | Event::Received { .. });
+        if !events.iter().any(is_frame) && self.plane.shadow().held() > 0 {
+            return;
+        }
+        let Some(detected) = self.detected_ns.take() else { return };
+        let now_ns = abi::Xen::now_ns(&self.xen);
+        let line = format_args!(
+            "@{{\"event\":\"driver-recovered\",\"detected\":{detected},\"repaired\":{now_ns}}}"
+        );
+        self.log.borrow_mut().line(now_ns, Level::Information, line);
+    }
+
+    /// Tells of a fault that was injected.
+    #[cfg(feature = "fault-points")]
+    fn tell_fault(&self, struck: Option<(&str, u64)>) {
+        let Some((kind, at_ns)) = struck else { return };
+        let line = format_args!("@{{\"event\":\"injected\",\"kind\":\"{kind}\",\"at\":{at_ns}}}");
+        self.log.borrow_mut().line(at_ns, Level::Information, line);
     }
 }
 

@@ -154,7 +154,7 @@ impl<P: Program> FaultDomain<P> {
         };
         let timer = timer.ok_or(XenError::NotFound)?;
         event_words().unmask(timer.0);
-        Ok(Self {
+        let mut domain = Self {
             xen,
             arena,
             registers_pages: parts.registers.map_or(0, |(_, pages)| pages as u32),
@@ -163,7 +163,9 @@ impl<P: Program> FaultDomain<P> {
             frame: traps::Frame::default(),
             output: Vec::with_capacity(OUTPUT_WORDS),
             program: PhantomData,
-        })
+        };
+        domain.renew();
+        Ok(domain)
     }
 
     /// Forgets the program: the next entry begins a fresh one.

@@ -88,7 +88,7 @@ const EXPERIMENTS: [Experiment; 9] = [
     },
     Experiment {
         name: net_faults::NAME,
-        about: "crashes and hangs of net-uk while a guest's TCP stream and pings go through it",
+        about: "crashes and hangs of net-uk and its driver under a guest's TCP stream and pings",
         runs: 60,
         run: net_faults::run,
     },
