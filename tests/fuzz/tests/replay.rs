@@ -75,4 +75,6 @@ macro_rules! replays {
     };
 }
 
-replays!(wire server slots snapshot pages rings archive elf api raft_messages raft_storage console);
+replays!(
+    wire server slots snapshot pages rings archive elf api raft_messages raft_storage console driver
+);

@@ -10,7 +10,7 @@ use abi::{DomId, PAGE_SIZE, XenError};
 use super::places;
 use crate::cell::OneCpu;
 use crate::symbols::{__data_start, __image_start};
-use crate::{paging, span};
+use crate::{facts, paging, span};
 
 /// Entries of one table.
 const ENTRIES: usize = 512;
@@ -81,9 +81,11 @@ pub(super) struct Draft {
 /// What Xen says, above all when a frame is not this domain's to use.
 ///
 /// # Panics
-/// When the unikernel did not say that it has user mode, or its image is too large.
+/// When the unikernel did not say that it has user mode, or its image or memory is too large.
 pub(super) fn make(fill: impl Fn(&Draft)) -> Result<(), XenError> {
     assert!(TABLES_AT.get() != 0, "this unikernel did not ask for user mode");
+    let end = facts::get().pages as usize * PAGE_SIZE;
+    assert!(end <= places::START, "memory up to {end:#x} is more than user mode leaves room for");
     hide_machine_frames()?;
     let former = Draft::new(true);
     if !former.stands() || !former.is_same(&fill) {

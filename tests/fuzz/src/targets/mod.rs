@@ -3,6 +3,7 @@
 mod api;
 mod archive;
 mod console;
+mod driver;
 mod elf;
 mod pages;
 mod raft_messages;
@@ -27,7 +28,7 @@ pub struct Target {
 }
 
 /// All targets.
-pub const TARGETS: [Target; 12] = [
+pub const TARGETS: [Target; 13] = [
     wire::TARGET,
     server::TARGET,
     slots::TARGET,
@@ -40,6 +41,7 @@ pub const TARGETS: [Target; 12] = [
     raft_messages::TARGET,
     raft_storage::TARGET,
     console::TARGET,
+    driver::TARGET,
 ];
 
 /// The target with this name.
