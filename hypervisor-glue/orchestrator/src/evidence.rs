@@ -1,7 +1,8 @@
 //! Evidence first: what can still be read of a unit that failed, before anything is done about it.
 
-use abi::{Access, Control, DomId, DomainInfo, Frame, PAGE_SIZE, Registers};
-use fabric::epitaph::{self, Counters, Epitaph, Epitaphs};
+use abi::{Access, Control, DomId, Frame, PAGE_SIZE, Registers};
+use fabric::control::Rung;
+use fabric::epitaph::{self, Counters, Epitaph, Epitaphs, Reason};
 use fabric::health::{PANIC_TEXT_MAX, Panic};
 use fabric::log::LogReader;
 use fabric::text::Text;
@@ -24,12 +25,21 @@ pub struct Unfinished {
     pub last_words: Option<(u64, usize)>,
 }
 
-/// How the work of a unit that failed stood. `info` is what Xen knows of its domain, if there is
-/// one.
-pub fn counters<F: SharedMemory + Copy>(unit: &Unit<F>, info: Option<&DomainInfo>) -> Counters {
-    let (taken, progress) = unit.health().map_or((0, 0), |h| (h.taken, h.progress));
-    let cpu_time_ns = info.map_or(0, |info| info.cpu_time_ns);
-    Counters { handed: unit.handed, taken, progress, cpu_time_ns }
+/// The epitaph of a unit that was found to have failed at `time_ns` and is fenced, without its last
+/// lines: with its `panic`, and the `registers` of its vCPU, if they could be read.
+pub fn of<F: SharedMemory + Copy>(
+    unit: &Unit<F>,
+    time_ns: u64,
+    (reason, rung): (Reason, Rung),
+    panic: Option<Panic>,
+    registers: Option<&Registers>,
+) -> Epitaph {
+    let mut epitaph = Epitaph::new(unit.config.name, unit.life, time_ns, reason, rung);
+    let (taken, progress) = unit.health().map_or((0, 0), |health| (health.taken, health.progress));
+    let cpu_time_ns = unit.cpu_time_at_fence_ns().unwrap_or(0);
+    epitaph.counters = Counters { handed: unit.handed, taken, progress, cpu_time_ns };
+    (epitaph.panic, epitaph.registers) = (panic, registers.map(convert));
+    epitaph
 }
 
 /// The text at an address of a unit's memory, of which `frames` are the machine frames. The unit
@@ -62,8 +72,7 @@ pub fn add_lines<F: SharedMemory + Copy>(epitaph: &mut Epitaph, unit: &Unit<F>) 
     epitaph.line_count = log.latest(&mut epitaph.lines);
 }
 
-/// Registers as an epitaph keeps them.
-pub fn convert(registers: &Registers) -> epitaph::Registers {
+fn convert(registers: &Registers) -> epitaph::Registers {
     let r = registers;
     epitaph::Registers {
         general: [

@@ -21,11 +21,6 @@ impl Baseline {
         let cpu_time_ns = cpu_time_ns(xen, unit)?;
         Some(Self { cpu_time_ns, without_cpu_ns: xen.schedule().without_cpu_ns })
     }
-
-    /// CPU time that the unit had had.
-    pub fn cpu_time_ns(&self) -> u64 {
-        self.cpu_time_ns
-    }
 }
 
 /// A fault whose unit has not run since, as far as was looked.
@@ -40,6 +35,7 @@ pub struct Strike {
 impl Strike {
     /// A fault that was made of the unit's registers while it was stopped.
     pub fn begin(last: Baseline, unit: DomId, fault: Injected) -> Self {
+        let fault = Injected { cpu_time_ns: Some(last.cpu_time_ns), ..fault };
         Self { unit, fault, last, has_struck: false }
     }
 

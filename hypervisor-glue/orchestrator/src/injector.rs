@@ -204,8 +204,8 @@ impl<F: SharedMemory + Copy> Injector<F> {
             Kind::Record(_) => self.damager.as_ref().is_some_and(|damager| !damager.is_left()),
             _ => life == damaged.life,
         };
-        let (cpu_time_ns, during) = (None, None);
-        is_gone.then_some(Injected { number, kind, at_ns: now_ns, cpu_time_ns, during })
+        let fault = Injected { number, kind, at_ns: now_ns, cpu_time_ns: None, during: None };
+        is_gone.then_some(fault)
     }
 
     /// Looks at the clock, at the number of pieces of work handed to the unit so far and at the
@@ -314,9 +314,8 @@ impl<F: SharedMemory + Copy> Injector<F> {
         };
         let Some(at_ns) = at_ns else { return Ok(None) };
         let number = self.injected;
+        let fault = Injected { number, kind, at_ns, cpu_time_ns: None, during: self.span() };
         let baseline = self.baseline.take();
-        let cpu_time_ns = baseline.as_ref().map(Baseline::cpu_time_ns);
-        let fault = Injected { number, kind, at_ns, cpu_time_ns, during: self.span() };
         self.strike = baseline.map(|last| Strike::begin(last, self.plan.unit, fault));
         if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;

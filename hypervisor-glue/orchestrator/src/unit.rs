@@ -236,7 +236,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             reason,
             rung: Rung::First,
             detected_ns: now_ns,
-            cpu_time_ns: self.at_fence.as_ref().map(|info| info.cpu_time_ns),
+            cpu_time_ns: self.cpu_time_at_fence_ns(),
             entered_ns: 0,
             ready_ns: 0,
             repaired_ns: 0,
@@ -288,6 +288,11 @@ impl<F: SharedMemory + Copy> Unit<F> {
         // Before anything happens to its memory.
         let silenced = self.nic.map_or(Ok(()), |nic| nic.silence(xen));
         paused.and(silenced)
+    }
+
+    /// CPU time that its domain had received when it was fenced, if there was one.
+    pub fn cpu_time_at_fence_ns(&self) -> Option<u64> {
+        self.at_fence.as_ref().map(|info| info.cpu_time_ns)
     }
 
     /// Pauses its domain, if there is one that is not paused, and remembers how Xen describes it.

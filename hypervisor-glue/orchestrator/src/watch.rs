@@ -272,16 +272,13 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         let unit = &mut self.units[index];
         unit.open_incident(reason, now_ns);
         self.quiet_until_ns = now_ns + QUIET_NS;
-        let info = unit.at_fence.as_ref();
         // A domain that cannot be read any more leaves an epitaph without registers. One that left
         // its last words in the fabric had nothing else in them than the way to its end, and asking
         // for them costs a tenth of a microreset.
         let panic = unit.panic();
-        let is_mute = panic.is_none();
-        let registers = info.filter(|_| is_mute).and_then(|_| self.xen.registers(unit.domid).ok());
-        let mut epitaph = Epitaph::new(unit.config.name, unit.life, now_ns, reason, rung);
-        (epitaph.panic, epitaph.counters) = (panic, evidence::counters(unit, info));
-        epitaph.registers = registers.as_ref().map(evidence::convert);
+        let can_tell = unit.at_fence.is_some() && panic.is_none();
+        let registers = can_tell.then(|| self.xen.registers(unit.domid).ok()).flatten();
+        let epitaph = evidence::of(unit, now_ns, (reason, rung), panic, registers.as_ref());
         let last_words = registers.and_then(|registers| registers.last_words());
         // Kept at once, so that a failure of our own does not lose it. One that still waits for
         // its lines goes without them.
@@ -328,7 +325,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         unit.entered(self.xen.now_ns());
         match unit.begin_again(self.xen) {
             Ok(()) => {
-                let cpu_time_ns = unit.at_fence.as_ref().map_or(0, |info| info.cpu_time_ns);
+                let cpu_time_ns = unit.cpu_time_at_fence_ns().unwrap_or(0);
                 self.runs_again(index, cpu_time_ns);
             }
             Err(error) => {

@@ -69,8 +69,7 @@ pub(crate) unsafe fn memory_at(address: u64, pages: usize) -> FabricMemory {
 
 /// A service's view: the first `count` pages of the window.
 pub(crate) fn view(count: usize) -> FabricMemory {
-    let base = ptr::with_exposed_provenance_mut(window::address(0) as usize);
     // SAFETY: 1. Fabric pages are mapped for the life of the domain. 2. The window holds no Rust
     // objects. 3. Page-aligned.
-    FabricMemory::new(unsafe { Span::new(base, count * PAGE_SIZE) })
+    unsafe { memory_at(window::address(0), count) }
 }

@@ -88,11 +88,11 @@ pub struct Fault {
     pub kind: String,
     /// When it took effect (Xen's time in nanoseconds, like all others here).
     pub at: u64,
-    /// When the watcher had first decided.
-    pub detected: Option<u64>,
     /// CPU time that the unit had received by then, where that is known.
     #[serde(default)]
     pub cpu: Option<u64>,
+    /// When the watcher had first decided.
+    pub detected: Option<u64>,
     /// CPU time that it received from the fault to the watcher's decision.
     #[serde(default)]
     pub received: Option<u64>,

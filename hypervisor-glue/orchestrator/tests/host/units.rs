@@ -79,7 +79,7 @@ fn a_unit_that_waits_at_its_end_is_resumed_as_it_is() {
         assert!(all_serve(host, services), "{:?}", rungs(host));
         assert_eq!(lives(host), [2, 1]);
         assert_eq!(machine.calls(Call::ResetVcpu), resets);
-        // The next one ends without a word, in the same incident or not: its vCPU is set anew.
+        // The next one ends without a word: its vCPU is set anew.
         crash(&machine, STORE_DOMAIN);
         for _ in 0..20 {
             wait(host, services, 1_000_000);

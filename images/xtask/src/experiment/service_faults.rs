@@ -210,7 +210,7 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
         };
         // Who hangs can be told by the CPU time that he received, and not before.
         let is_hang = kind.starts_with("hang-");
-        let spent = |s: &&Sample| if is_hang { s.received() } else { s.detection() };
+        let spent = |s: &&Sample| if is_hang { s.hang_detection() } else { s.detection() };
         let detected: Vec<u64> = all.iter().filter_map(spent).collect();
         out.push(Promise::enough(kind, PER_KIND.min(runs), all.len()));
         if !detected.is_empty() {

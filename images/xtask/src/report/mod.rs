@@ -49,7 +49,7 @@ impl Sample {
     }
 
     /// From the fault to its detection, in CPU time that the unit received, where that is known.
-    pub fn received(&self) -> Option<u64> {
+    pub fn hang_detection(&self) -> Option<u64> {
         self.received.or_else(|| self.detection())
     }
 
