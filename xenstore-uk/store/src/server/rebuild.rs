@@ -27,12 +27,12 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         if connection.state.lost_since == 0 || !connection.has_room_for_rebuild() {
             return false;
         }
+        if self.loading.is_some() {
+            // It looks at whole subtrees. To make them in one go could look like a hang.
+            self.load_step();
+            return true;
+        }
         let since = connection.state.lost_since;
-        // It looks at whole subtrees.
-        self.finish_loading();
-        let Some(Some(connection)) = self.connections.get_mut(usize::from(client)) else {
-            return false;
-        };
         let mut work = connection.rebuild.take().unwrap_or(Rebuild { since, ..Rebuild::default() });
         let watch = self.state.client(client).and_then(|found| match &work.cursor {
             Some(_) => found.watches.get(&work.watch),
