@@ -316,12 +316,16 @@ impl<F: SharedMemory + Copy> Unit<F> {
     /// What Xen says.
     pub fn enter_again<C: abi::Control>(&mut self, xen: &C, rung: Rung) -> Result<(), XenError> {
         let info = self.at_fence.as_ref().ok_or(XenError::NotFound)?;
-        if matches!(info.state, DomainState::Shutdown(_)) {
+        let has_died = matches!(info.state, DomainState::Shutdown(_));
+        if has_died {
             xen.resume(self.domid)?;
         }
-        // Without the reset a vCPU that was blocked stays blocked.
         let entry = self.entry.ok_or(XenError::NotFound)?;
-        xen.reset_vcpu(self.domid)?;
+        // Without the reset a vCPU that was blocked stays blocked. One that has died was running,
+        // and rung 1 is in a hurry; should it have been otherwise, rung 2 helps.
+        if !(has_died && rung == Rung::Microreset) {
+            xen.reset_vcpu(self.domid)?;
+        }
         xen.enter_pv(self.domid, &PvEntry { rung: rung as u64, ..entry })?;
         self.unpause(xen)
     }

@@ -1,5 +1,8 @@
 //! The connections' places: which slot of the relay is whose, and where its ring is mapped.
 
+use alloc::vec;
+use alloc::vec::Vec;
+
 use abi::{Access, DomId, GrantRef, Xen};
 use fabric::SharedMemory;
 use fabric::domains::{Domain, DomainState, DomainsReader};
@@ -28,7 +31,8 @@ struct Seat {
     channel: Channel,
 }
 
-/// All connections, by slot, and the domains that were last seen there.
+/// All connections, by slot, and the domains that were last seen there. They are lists because this
+/// is moved when a life begins.
 #[derive(Debug)]
 pub struct Seats {
     xen: Hypervisor,
@@ -36,8 +40,8 @@ pub struct Seats {
     reference: GrantRef,
     table: DomainsReader<Fabric>,
     generation: u64,
-    seen: [Option<Domain>; SLOTS],
-    seats: [Option<Seat>; SLOTS],
+    seen: Vec<Option<Domain>>,
+    seats: Vec<Option<Seat>>,
     /// A seat is being taken or given up: a life that ends meanwhile owns one mapping more or less
     /// than the seats say.
     is_changing: bool,
@@ -52,8 +56,8 @@ impl Seats {
             reference: GrantRef(u32::from(domid)),
             table: DomainsReader::new(table),
             generation: u64::MAX,
-            seen: [None; SLOTS],
-            seats: [const { None }; SLOTS],
+            seen: vec![None; SLOTS],
+            seats: core::iter::repeat_with(|| None).take(SLOTS).collect(),
             is_changing: false,
         }
     }
@@ -192,7 +196,7 @@ impl Seats {
     /// Tells the server of domains that it knows and that are no longer in the table: they went
     /// while we were away.
     pub fn bury_the_absent<M: SharedMemory, A: SharedMemory>(&self, server: &mut Server<M, A>) {
-        let known: alloc::vec::Vec<u16> = server
+        let known: Vec<u16> = server
             .connections()
             .filter(|connection| connection.origin == store::Origin::Introduced)
             .map(|connection| connection.domid)

@@ -73,12 +73,12 @@ fn a_unit_that_waits_at_its_end_is_resumed_as_it_is() {
     let mut world = World::new();
     let machine = world.machine.clone();
     world.boot(|host, services| {
-        let resets = machine.calls(Call::ResetVcpu);
+        let entries = machine.calls(Call::EnterPv);
         services[STORE].panic("no such node");
         settle(host, services);
         assert!(all_serve(host, services), "{:?}", rungs(host));
         assert_eq!(lives(host), [2, 1]);
-        assert_eq!(machine.calls(Call::ResetVcpu), resets);
+        assert_eq!(machine.calls(Call::EnterPv), entries);
         // The next one ends without a word: its vCPU is set anew.
         crash(&machine, STORE_DOMAIN);
         for _ in 0..20 {
@@ -86,7 +86,7 @@ fn a_unit_that_waits_at_its_end_is_resumed_as_it_is() {
         }
         assert!(all_serve(host, services), "{:?}", rungs(host));
         assert_eq!(lives(host), [3, 1]);
-        assert_eq!(machine.calls(Call::ResetVcpu), resets + 1);
+        assert_eq!(machine.calls(Call::EnterPv), entries + 1);
         let reasons: Vec<_> = host.host.epitaphs.iter().map(|epitaph| epitaph.reason).collect();
         let silent = Reason::Exit(ShutdownReason::Crash.code());
         assert_eq!(reasons, [Reason::Panic, silent]);
@@ -196,11 +196,11 @@ fn a_service_that_dies_while_another_is_rebuilt_is_reset_in_the_middle_of_it() {
                 crash(machine, TOOL_DOMAIN);
             }
         });
-        let resets = machine.calls(Call::ResetVcpu);
+        let entries = machine.calls(Call::EnterPv);
         host.host.restart_by_operator(STORE);
         settle_until(host, services, |_| died.get());
         // The long call is over, the rebuild is not, and the tool lives its next life already.
-        assert_eq!(machine.calls(Call::ResetVcpu), resets + 1);
+        assert_eq!(machine.calls(Call::EnterPv), entries + 1);
         assert_eq!(host.host.units[TOOL].life, 2);
         assert!(!host.host.supervisor.is_serving(STORE));
         settle(host, services);

@@ -99,15 +99,15 @@ impl State {
 
     /// Registers a watch in both indices and accounts it.
     pub(crate) fn add_watch(&mut self, watch: Rc<Watch>) {
-        self.account_watch(watch.client, watch.memory() as i64);
+        self.account_watches(watch.client, 1, watch.memory() as i64);
         self.register_watch(watch);
     }
 
-    /// Accounts a watch of a connection.
-    pub(crate) fn account_watch(&mut self, client: u16, memory: i64) {
+    /// Accounts watches of a connection.
+    pub(crate) fn account_watches(&mut self, client: u16, count: i64, memory: i64) {
         let Some(client) = self.client(client) else { return };
         let domid = client.domid;
-        self.charge(domid, Quota::Watches, 1);
+        self.charge(domid, Quota::Watches, count);
         self.charge(domid, Quota::Memory, memory);
     }
 

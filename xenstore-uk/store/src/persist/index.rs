@@ -43,6 +43,8 @@ use fabric::SharedMemory;
 use crate::checksum::checksum;
 use crate::effects::Kind;
 use crate::persist::journal::{self, JOURNAL_LEN, Journal};
+use crate::persist::lazy::Kin;
+use crate::persist::reload::word;
 use crate::persist::slots::NONE;
 use crate::watch::Sketch;
 
@@ -62,7 +64,7 @@ const SUM_AT: usize = 32;
 const CHANGING: [usize; 3] = [DIGEST_AT, COUNTS_AT, SUM_AT];
 
 /// Bytes of an entry.
-const ENTRY_LEN: usize = 24;
+pub(super) const ENTRY_LEN: usize = 24;
 
 /// In the place of a child before it: what follows is the parent's number.
 const FIRST: u32 = 1 << 31;
@@ -75,7 +77,7 @@ pub const fn index_len(slots: usize) -> usize {
 
 /// Where the journal begins: behind all that it notes.
 const fn journal_at(slots: usize) -> usize {
-    links_at(slots) + slots.next_multiple_of(2) * 4
+    links_at(slots) + slots.next_multiple_of(2) * LINK_LEN
 }
 
 /// Where what is known of the slots begins.
@@ -98,8 +100,18 @@ const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Bytes read at once: whole entries, whole double words.
 const CHUNK_LEN: usize = 32 * ENTRY_LEN;
 
+/// Bytes of what is known of a slot.
+const LINK_LEN: usize = 4;
+
 /// Of a slot: it is free.
 pub(super) const FREE: u32 = NONE - 1;
+
+/// What is known of a slot: [`FREE`], [`NONE`] of one with which its record ends, else what goes on
+/// after it.
+#[inline(always)]
+pub(super) fn link_of(bytes: &[u8; LINK_LEN]) -> u32 {
+    u32::from_le_bytes(*bytes).wrapping_sub(2)
+}
 
 /// Record numbers that a store has beyond the number of its slots.
 const RECORDS_BEYOND: usize = 3;
@@ -133,6 +145,13 @@ impl Entry {
         self.kind == NODE
     }
 
+    /// Where it hangs, if it is a node.
+    #[inline(always)]
+    pub fn kin(&self) -> Kin {
+        let Self { first_child: first, next, tag, .. } = *self;
+        if self.is_node() { Kin { first, next, tag } } else { Kin::NONE }
+    }
+
     /// What is known of a watch; `None` if it is none.
     pub fn sketch(&self) -> Option<Sketch> {
         let hash = u64::from(self.first_child) | u64::from(self.next) << 32;
@@ -143,6 +162,13 @@ impl Entry {
     /// What the record holds; `None` if there is none.
     pub fn kind(&self) -> Option<Kind> {
         Kind::from_raw(self.kind)
+    }
+
+    /// From its bytes. Where this is called, what is not used costs nothing.
+    #[inline(always)]
+    pub fn of(bytes: &[u8; ENTRY_LEN]) -> Self {
+        let [first, second, third] = [0, 8, 16].map(|at| word(bytes, at));
+        Self::decode([first, second, third])
     }
 
     #[inline(always)]
@@ -328,54 +354,40 @@ impl<M: SharedMemory> Index<M> {
         journal::clear(&self.memory, journal_at(self.slots));
     }
 
-    /// Looks at all entries in turn, and sums them up.
-    pub fn each_entry(&mut self, mut look: impl FnMut(u32, &Entry)) {
-        let mut record = 0;
+    /// Looks at all entries, some at a time, in the order of their records, and sums them up.
+    pub fn each_entries(&mut self, mut look: impl FnMut(&[[u8; ENTRY_LEN]])) {
         let end = entry_at(self.entries);
-        self.each_word::<3>(HEADER_LEN, end, |words| {
-            look(record, &Entry::decode(words));
-            record += 1;
-        });
+        self.each_chunk(HEADER_LEN, end, |bytes| look(bytes.as_chunks().0));
     }
 
-    /// Looks at the first `count` slots, and sums them up: [`FREE`], [`NONE`] of one with which its
-    /// record ends, else what goes on after it.
-    pub fn each_link(&mut self, count: u32, mut look: impl FnMut(u32, u32)) {
-        let mut slot = 0;
+    /// Looks at the first `count` slots, some at a time, in turn, and sums them up: what
+    /// [`link_of`] makes of each.
+    pub fn each_links(&mut self, count: u32, mut look: impl FnMut(&[[u8; LINK_LEN]])) {
         self.linked = self.linked.max(count.next_multiple_of(2));
         let begin = links_at(self.slots);
-        let end = begin + count.next_multiple_of(2) as usize * 4;
-        self.each_word::<1>(begin, end, |[word]| {
-            for link in [word as u32, (word >> 32) as u32] {
-                if slot < count {
-                    look(slot, link.wrapping_sub(2));
-                }
-                slot += 1;
-            }
+        let end = begin + count.next_multiple_of(2) as usize * LINK_LEN;
+        let mut left = count as usize;
+        self.each_chunk(begin, end, |bytes| {
+            let links = bytes.as_chunks().0;
+            let links = &links[..links.len().min(left)];
+            left -= links.len();
+            look(links);
         });
     }
 
-    /// Reads groups of double words in `begin..end` and adds them to the sum.
+    /// Reads the double words in `begin..end`, some at a time, and adds them to the sum.
     #[inline(always)]
-    fn each_word<const N: usize>(
-        &mut self,
-        begin: usize,
-        end: usize,
-        mut look: impl FnMut([u64; N]),
-    ) {
+    fn each_chunk(&mut self, begin: usize, end: usize, mut look: impl FnMut(&[u8])) {
         let mut bytes = [0; CHUNK_LEN];
         let (mut sum, mut factor) = (self.sum, factor(begin));
         for at in (begin..end).step_by(CHUNK_LEN) {
             let bytes = &mut bytes[..(end - at).min(CHUNK_LEN)];
             self.memory.read(at, bytes);
-            for group in bytes.as_chunks::<8>().0.as_chunks::<N>().0 {
-                let words = group.map(u64::from_le_bytes);
-                for word in words {
-                    sum = sum.wrapping_add(word.wrapping_mul(factor));
-                    factor = factor.wrapping_add(FACTOR_STEP);
-                }
-                look(words);
+            for word in bytes.as_chunks().0 {
+                sum = sum.wrapping_add(u64::from_le_bytes(*word).wrapping_mul(factor));
+                factor = factor.wrapping_add(FACTOR_STEP);
             }
+            look(bytes);
         }
         self.sum = sum;
     }

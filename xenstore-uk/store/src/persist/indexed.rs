@@ -6,9 +6,10 @@ use fabric::SharedMemory;
 
 use crate::effects::Kind;
 use crate::persist::SLOT_LEN;
-use crate::persist::index::{Change, FREE, Index, Summary};
+use crate::persist::index::{Change, Entry, FREE, Index, Summary, link_of};
 use crate::persist::lazy::Unloaded;
-use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, Owned, newest_header, word};
+use crate::persist::owned::Owned;
+use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, newest_header, word};
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
@@ -144,16 +145,19 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Finds which slots go on after which; answers those that are free and hold something.
     fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Vec<u32> {
-        self.next = alloc::vec![NONE; used as usize];
+        self.next = Vec::with_capacity(used as usize);
         let mut left = Vec::new();
-        index.each_link(used, |slot, link| {
-            if link != FREE {
-                self.next[slot as usize] = link;
-                return;
-            }
-            self.free.push(slot);
-            if self.memory.load_u64(slot_at(slot)) != 0 {
-                left.push(slot);
+        index.each_links(used, |some| {
+            let first = self.next.len() as u32;
+            let links = some.iter().map(link_of);
+            self.next.extend(links.clone().map(|link| if link == FREE { NONE } else { link }));
+            for (slot, link) in (first..).zip(links) {
+                if link == FREE {
+                    self.free.push(slot);
+                    if self.memory.load_u64(slot_at(slot)) != 0 {
+                        left.push(slot);
+                    }
+                }
             }
         });
         left
@@ -181,27 +185,26 @@ impl<M: SharedMemory> SlotStore<M> {
 
     fn load_entries(&mut self, index: &mut Index<M>, summary: &Summary) -> Option<Loaded> {
         let entries = summary.entries as usize;
-        let mut first = alloc::vec![NONE; entries];
-        let mut next = alloc::vec![NONE; entries];
-        let mut tags = alloc::vec![0; entries];
-        let (mut owned, mut left) = (Owned::default(), 0);
+        self.chains = Vec::with_capacity(entries);
+        let mut kin = Vec::with_capacity(entries);
+        let (mut owned, mut left) = (Owned::new(), 0);
         let (mut others, mut watches, mut free_records) = (Vec::new(), Vec::new(), Vec::new());
-        self.chains = alloc::vec![Chain::EMPTY; entries];
-        index.each_entry(|record, entry| {
-            let place = record as usize;
-            self.chains[place].first = entry.first_slot;
-            if entry.is_node() {
-                first[place] = entry.first_child;
-                next[place] = entry.next;
-                tags[place] = entry.tag;
-                left += u32::from(entry.first_child != NONE);
-                owned.add(entry.owner, entry.memory as usize);
-            } else if let Some(sketch) = entry.sketch() {
-                watches.push((record, sketch));
-            } else if let Some(kind) = entry.kind() {
-                others.push((kind, record, Vec::new()));
-            } else if record >= FIRST_FREE_RECORD {
-                free_records.push(record);
+        index.each_entries(|some| {
+            let first = self.chains.len() as u32;
+            let some = some.iter().map(Entry::of);
+            self.chains.extend(some.clone().map(|entry| Chain::at(entry.first_slot)));
+            kin.extend(some.clone().map(|entry| entry.kin()));
+            for (record, entry) in (first..).zip(some) {
+                if entry.is_node() {
+                    left += u32::from(entry.first_child != NONE);
+                    owned.add(entry.owner, entry.memory);
+                } else if let Some(sketch) = entry.sketch() {
+                    watches.push((record, sketch));
+                } else if let Some(kind) = entry.kind() {
+                    others.push((kind, record, Vec::new()));
+                } else if record >= FIRST_FREE_RECORD {
+                    free_records.push(record);
+                }
             }
         });
         // What was written is right, so nothing else is checked before this.
@@ -213,8 +216,7 @@ impl<M: SharedMemory> SlotStore<M> {
         }
         let root = self.load_node(ROOT_RECORD, summary.committed)?;
         let tree = Tree::from_root(root, summary.digest, summary.nodes, self.key);
-        let mut unloaded = Unloaded::new(first, next, left, summary.committed);
-        unloaded.tags = tags;
+        let unloaded = Unloaded::tagged(kin, left, summary.committed);
         let report = LoadReport { nodes: summary.nodes, ..LoadReport::default() };
         let nodes = LoadedNodes { tree, unloaded, owned: owned.finish() };
         let next_record = summary.entries;

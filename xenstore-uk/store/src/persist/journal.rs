@@ -121,7 +121,7 @@ fn note_at(at: usize, place: usize) -> usize {
 mod tests {
     use super::*;
     use crate::effects::Kind;
-    use crate::persist::index::{Change, Index, Summary, index_len};
+    use crate::persist::index::{Change, Entry, Index, Summary, index_len, link_of};
     use alloc::rc::Rc;
     use alloc::vec::Vec;
     use core::cell::RefCell;
@@ -233,10 +233,14 @@ mod tests {
     /// All that an index says of entries and slots.
     fn read<M: SharedMemory>(index: &mut Index<M>, slots: usize) -> Vec<(u32, u32)> {
         let mut found = Vec::new();
-        index.each_link(slots as u32, |slot, link| found.push((slot, link)));
-        index.each_entry(|_, entry| {
-            found.push((entry.first_slot, entry.memory));
-            found.push((entry.first_child, entry.next));
+        index.each_links(slots as u32, |some| {
+            found.extend(some.iter().map(|link| (0, link_of(link))))
+        });
+        index.each_entries(|some| {
+            for entry in some.iter().map(Entry::of) {
+                found.push((entry.first_slot, entry.memory));
+                found.push((entry.first_child, entry.next));
+            }
         });
         found
     }

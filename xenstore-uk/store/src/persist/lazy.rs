@@ -18,12 +18,10 @@ use crate::state::NODE_HEAD_LEN;
 /// The directories whose children have not been made.
 #[derive(Debug)]
 pub(crate) struct Unloaded {
-    /// The first child of each record; [`NONE`] once they are made.
-    pub first: Vec<u32>,
-    /// The next child of the same parent after each record.
-    pub next: Vec<u32>,
-    /// What tells most names of a directory apart, of each record; empty: it is not known.
-    pub tags: Vec<u8>,
+    /// What is known of each record.
+    kin: Vec<Kin>,
+    /// Whether the names' tags are.
+    is_tagged: bool,
     /// Nodes that were made although their parent's other children were not.
     made: BTreeSet<u32>,
     /// Directories left.
@@ -32,6 +30,22 @@ pub(crate) struct Unloaded {
     pub since: u64,
     /// Wide directories that were begun.
     pub wide: Vec<Wide>,
+}
+
+/// Where a record hangs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kin {
+    /// Its first child; [`NONE`] once they are made.
+    pub first: u32,
+    /// The next child of the same parent.
+    pub next: u32,
+    /// Tells most names of a directory apart.
+    pub tag: u8,
+}
+
+impl Kin {
+    /// That of a record that is no node.
+    pub const NONE: Self = Self { first: NONE, next: NONE, tag: 0 };
 }
 
 /// A directory of many children, some of which are made.
@@ -83,32 +97,40 @@ enum Sought {
 }
 
 impl Unloaded {
-    /// Nothing is made.
-    pub fn new(first: Vec<u32>, next: Vec<u32>, left: u32, since: u64) -> Self {
-        let (tags, made, wide) = (Vec::new(), BTreeSet::new(), Vec::new());
-        Self { first, next, tags, made, left, since, wide }
+    /// Nothing is made, and the names' tags are not known.
+    pub fn new(kin: Vec<Kin>, left: u32, since: u64) -> Self {
+        let (is_tagged, made, wide) = (false, BTreeSet::new(), Vec::new());
+        Self { kin, is_tagged, made, left, since, wide }
+    }
+
+    /// As [`Self::new`], and the names' tags are known.
+    pub fn tagged(kin: Vec<Kin>, left: u32, since: u64) -> Self {
+        Self { is_tagged: true, ..Self::new(kin, left, since) }
+    }
+
+    fn of(&self, record: u32) -> Kin {
+        self.kin.get(record as usize).copied().unwrap_or(Kin::NONE)
     }
 
     /// Whether the children of a node have not been made.
     pub fn has(&self, record: u32) -> bool {
-        self.first.get(record as usize).is_some_and(|first| *first != NONE)
+        self.of(record).first != NONE
     }
 
     /// The node `first` and those after it that have the same parent.
     fn siblings(&self, first: u32) -> impl Iterator<Item = u32> + '_ {
-        let following = |record: &u32| self.next.get(*record as usize).copied();
+        let following = |record: &u32| Some(self.of(*record).next);
         core::iter::successors(Some(first), following).take_while(|record| *record != NONE)
     }
 
     /// Whether a node has so many children that they are made piece by piece.
     fn is_wide(&self, record: u32) -> bool {
-        let first = self.first.get(record as usize).copied().unwrap_or(NONE);
-        self.siblings(first).nth(WIDE).is_some()
+        self.siblings(self.of(record).first).nth(WIDE).is_some()
     }
 
     /// Notes that the children of a node are made from now on.
     fn take(&mut self, record: u32) {
-        self.first[record as usize] = NONE;
+        self.kin[record as usize].first = NONE;
         self.left -= 1;
     }
 }
@@ -141,7 +163,7 @@ impl<M: SharedMemory> SlotStore<M> {
         record: u32,
         reach: &mut Reach,
     ) -> Result<Made, Damaged> {
-        let first = unloaded.first.get(record as usize).copied().unwrap_or(NONE);
+        let first = unloaded.of(record).first;
         if first == NONE {
             return Ok(Made::Nothing);
         }
@@ -158,7 +180,7 @@ impl<M: SharedMemory> SlotStore<M> {
         let mut child = first;
         while child != NONE {
             let record = child;
-            child = unloaded.next[child as usize];
+            child = unloaded.of(child).next;
             if unloaded.made.contains(&record) {
                 continue;
             }
@@ -187,18 +209,17 @@ impl<M: SharedMemory> SlotStore<M> {
         parent: u32,
         name: &[u8],
     ) -> Result<Sought, Damaged> {
-        let first = unloaded.first.get(parent as usize).copied().unwrap_or(NONE);
+        let first = unloaded.of(parent).first;
         if first == NONE {
             return Ok(Sought::Nothing);
         }
         // Of one that is being made piece by piece nobody knows which pieces there are.
-        if unloaded.tags.is_empty() || unloaded.wide.iter().any(|wide| wide.record == parent) {
+        if !unloaded.is_tagged || unloaded.wide.iter().any(|wide| wide.record == parent) {
             return Ok(Sought::Unknown);
         }
         let tag = tag(name);
-        let may_be = |record: &u32| {
-            unloaded.tags.get(*record as usize) == Some(&tag) && !unloaded.made.contains(record)
-        };
+        let may_be =
+            |record: &u32| unloaded.of(*record).tag == tag && !unloaded.made.contains(record);
         let found = unloaded.siblings(first).filter(may_be).find_map(|record| {
             let node = self.load_node(record, unloaded.since).ok_or(Damaged { record });
             node.map(|node| (node.name() == name).then_some((record, node))).transpose()
@@ -257,7 +278,7 @@ impl<M: SharedMemory> SlotStore<M> {
                 break;
             }
             let record = wide.next;
-            wide.next = unloaded.next[record as usize];
+            wide.next = unloaded.of(record).next;
             if unloaded.made.contains(&record) {
                 continue;
             }

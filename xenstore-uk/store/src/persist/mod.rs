@@ -32,6 +32,7 @@ mod index;
 mod indexed;
 mod journal;
 mod lazy;
+mod owned;
 mod reload;
 mod slots;
 

@@ -9,7 +9,8 @@ use wire::{Access, Permission};
 use crate::checksum::{checksum, spread};
 use crate::effects::Kind;
 use crate::node::{ENTRY_LEN, NODE_OVERHEAD, Node, ROOT_HASH};
-use crate::persist::lazy::Unloaded;
+use crate::persist::lazy::{Kin, Unloaded};
+use crate::persist::owned::Owned;
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, SLOT_LEN, VERSION};
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
@@ -259,8 +260,7 @@ impl<M: SharedMemory> Scan<M> {
         self.report.missing_slots = counting.saturating_sub(self.store.counting_slots());
         // Both headers say the same from now on.
         self.store.save_applied();
-        self.store.chains =
-            self.entries.iter().map(|entry| Chain { first: entry.head, ..Chain::EMPTY }).collect();
+        self.store.chains = self.entries.iter().map(|entry| Chain::at(entry.head)).collect();
         let nodes = self.make_root(nodes);
         let used = |record: &u32| self.entries[*record as usize].head != NONE;
         let next_record = self.entries.len() as u32;
@@ -331,8 +331,8 @@ impl<M: SharedMemory> Scan<M> {
     /// Finds out which nodes the root reaches, and counts them. What it does not reach is dropped:
     /// subtrees whose removal was committed but not cleaned up, or whose root was lost to damage.
     fn link(&mut self) -> Linked {
-        let (first, next) = children_by_parent(&self.nodes);
-        let mut found = Owned::default();
+        let kin = children_by_parent(&self.nodes);
+        let mut found = Owned::new();
         let (mut digest, mut left) = (0u64, 0);
         let mut reached = alloc::vec![false; self.nodes.len()];
         let mut waiting = Vec::from([ROOT_RECORD]);
@@ -341,12 +341,12 @@ impl<M: SharedMemory> Scan<M> {
             let node = self.nodes[index];
             reached[index] = true;
             digest = digest.wrapping_add(spread(node.sum));
-            found.add(node.owner, node.memory as usize);
-            let mut child = first[index];
+            found.add(node.owner, node.memory);
+            let mut child = kin[index].first;
             left += u32::from(child != NONE);
             while child != NONE {
                 waiting.push(child);
-                child = next[child as usize];
+                child = kin[child as usize].next;
             }
         }
         for (index, reached) in reached.into_iter().enumerate() {
@@ -356,7 +356,7 @@ impl<M: SharedMemory> Scan<M> {
             }
         }
         self.report.nodes = found.total;
-        let unloaded = Unloaded::new(first, next, left, self.store.committed);
+        let unloaded = Unloaded::new(kin, left, self.store.committed);
         Linked { unloaded, found, digest }
     }
 
@@ -370,7 +370,7 @@ impl<M: SharedMemory> Scan<M> {
             root.record = ROOT_RECORD;
             root.sum = root.compute_sum(ROOT_HASH);
             digest = digest.wrapping_sub(spread(NO_NODE.sum)).wrapping_add(spread(root.sum));
-            found.add(root.owner(), root.memory());
+            found.add(root.owner(), root.memory() as u32);
             found.total -= 1;
             Rc::new(root)
         });
@@ -434,33 +434,33 @@ fn reached(nodes: &[Light]) -> usize {
     if nodes[root].parent != 0 {
         return 0;
     }
-    let (first, next) = children_by_parent(nodes);
+    let kin = children_by_parent(nodes);
     let mut waiting = Vec::from([ROOT_RECORD]);
     let mut count = 0;
     while let Some(record) = waiting.pop() {
         count += 1;
-        let mut child = first[record as usize];
+        let mut child = kin[record as usize].first;
         while child != NONE {
             waiting.push(child);
-            child = next[child as usize];
+            child = kin[child as usize].next;
         }
     }
     count
 }
 
 /// The first child of each record, and the next one of the same parent after each.
-fn children_by_parent(nodes: &[Light]) -> (Vec<u32>, Vec<u32>) {
-    let mut first = alloc::vec![NONE; nodes.len()];
-    let mut next = alloc::vec![NONE; nodes.len()];
+fn children_by_parent(nodes: &[Light]) -> Vec<Kin> {
+    let mut kin = alloc::vec![Kin::NONE; nodes.len()];
     for (record, node) in nodes.iter().enumerate() {
         // The root's parent is 0, which no record has.
         if node.parent != 0
-            && let Some(first) = first.get_mut(node.parent as usize)
+            && let Some(parent) = kin.get_mut(node.parent as usize)
         {
-            next[record] = core::mem::replace(first, record as u32);
+            let next = core::mem::replace(&mut parent.first, record as u32);
+            kin[record].next = next;
         }
     }
-    (first, next)
+    kin
 }
 
 /// What the scan keeps of a node's record with this content.
@@ -477,40 +477,5 @@ fn light(content: &[u8]) -> Light {
         parent: half(head, 16),
         memory: (NODE_OVERHEAD + body.len()) as u32,
         owner: quarter(body, 0),
-    }
-}
-
-/// Counts what domains own; consecutive nodes mostly have one owner.
-#[derive(Default)]
-pub(super) struct Owned {
-    pub total: u32,
-    last: Option<u16>,
-    count: (u32, u64),
-    others: BTreeMap<u16, (u32, u64)>,
-}
-
-impl Owned {
-    pub fn add(&mut self, owner: u16, memory: usize) {
-        if self.last != Some(owner) {
-            self.switch(owner);
-        }
-        self.total += 1;
-        self.count.0 += 1;
-        self.count.1 += memory as u64;
-    }
-
-    fn switch(&mut self, owner: u16) {
-        if let Some(last) = self.last {
-            self.others.insert(last, self.count);
-        }
-        self.count = self.others.get(&owner).copied().unwrap_or_default();
-        self.last = Some(owner);
-    }
-
-    pub fn finish(mut self) -> BTreeMap<u16, (u32, u64)> {
-        self.switch(0);
-        let count = self.count;
-        self.others.insert(0, count);
-        self.others
     }
 }

@@ -31,7 +31,12 @@ pub(super) struct Chain {
 }
 
 impl Chain {
-    pub(super) const EMPTY: Self = Self { first: NONE, is_new: false, has_older: false };
+    pub(super) const EMPTY: Self = Self::at(NONE);
+
+    /// That of a record that the last commit holds.
+    pub(super) const fn at(first: u32) -> Self {
+        Self { first, is_new: false, has_older: false }
+    }
 }
 
 /// The slot store.

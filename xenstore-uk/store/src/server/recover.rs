@@ -191,8 +191,10 @@ impl State {
             state.charge(owner, Quota::Memory, bytes as i64);
         }
         state.restore_others(&loaded.others);
-        for (_, watch) in &loaded.watches {
-            state.account_watch(watch.client, i64::from(watch.memory));
+        // Those of one connection mostly follow each other.
+        for watches in loaded.watches.chunk_by(|(_, a), (_, b)| a.client == b.client) {
+            let memory = watches.iter().map(|(_, watch)| i64::from(watch.memory)).sum();
+            state.account_watches(watches[0].1.client, watches.len() as i64, memory);
         }
         (state, Later { nodes: loaded.nodes.unloaded, watches: loaded.watches })
     }

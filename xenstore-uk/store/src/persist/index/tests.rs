@@ -21,10 +21,9 @@ fn node(record: u32, parent: u32) -> Change {
 
 /// The children of every record, as the lists have them.
 fn children(index: &mut Index<HeapMemory>) -> BTreeMap<u32, Vec<u32>> {
-    let mut entries = BTreeMap::new();
-    index.each_entry(|record, entry| {
-        entries.insert(record, *entry);
-    });
+    let mut entries = Vec::new();
+    index.each_entries(|some| entries.extend(some.iter().map(Entry::of)));
+    let entries: BTreeMap<u32, Entry> = (0..).zip(entries).collect();
     let list = |first: u32| {
         let next = |record: &u32| Some(entries[record].next).filter(|next| *next != NONE);
         let mut found: Vec<u32> =
@@ -104,8 +103,8 @@ fn every_flipped_bit_is_noticed() {
     let is_believed = || {
         let mut index = Index::new(memory.clone(), SLOTS);
         let Some(summary) = index.summary() else { return false };
-        index.each_link(USED, |_, _| ());
-        index.each_entry(|_, _| ());
+        index.each_links(USED, |_| ());
+        index.each_entries(|_| ());
         index.is_intact(&summary) && summary.key == 7
     };
     assert!(is_believed());
