@@ -118,6 +118,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         for unit in self.units.iter_mut() {
             unit.ring_if_needed(self.xen);
         }
+        self.watch_in_passing();
     }
 
     /// Has Xen prefer the orchestrator to everybody else.

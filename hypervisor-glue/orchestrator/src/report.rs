@@ -42,6 +42,8 @@ pub struct Incident {
     pub reason: Reason,
     /// The rung that was climbed.
     pub rung: Rung,
+    /// Recoveries up to the last one, which held.
+    pub tries: u32,
     /// When the watcher had decided.
     pub detected_ns: u64,
     /// CPU time that its domain had received then, if there was one.
@@ -322,16 +324,16 @@ fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize
 }
 
 fn describe_recovery(line: &mut Line, unit: &str, life: Epoch, incident: &Incident) {
-    let Incident { reason, rung, detected_ns, cpu_time_ns, entered_ns, ready_ns, repaired_ns } =
+    let Incident { reason, rung, tries, detected_ns, entered_ns, ready_ns, repaired_ns, .. } =
         *incident;
     line.say(format_args!(
         "@{{\"event\":\"recovered\",\"unit\":\"{unit}\",\"life\":{life},\"reason\":\"{}\",\
-         \"rung\":{},\"detected\":{detected_ns},\"entered\":{entered_ns},\"ready\":{ready_ns},\
-         \"repaired\":{repaired_ns}",
+         \"rung\":{},\"tries\":{tries},\"detected\":{detected_ns},\"entered\":{entered_ns},\
+         \"ready\":{ready_ns},\"repaired\":{repaired_ns}",
         word(reason),
         rung as u8,
     ));
-    say_cpu_time(line, cpu_time_ns);
+    say_cpu_time(line, incident.cpu_time_ns);
     line.say(format_args!("}}"));
 }
 
@@ -363,6 +365,7 @@ mod tests {
         let incident = Incident {
             reason: Reason::Hang,
             rung: Rung::Microreset,
+            tries: 2,
             detected_ns: 1,
             cpu_time_ns: Some(5),
             entered_ns: 2,
@@ -372,7 +375,8 @@ mod tests {
         assert_eq!(
             words(Note::Recovered { unit: "xenstore-uk", life: 9, incident }),
             "@{\"event\":\"recovered\",\"unit\":\"xenstore-uk\",\"life\":9,\"reason\":\"hang\",\
-             \"rung\":1,\"detected\":1,\"entered\":2,\"ready\":3,\"repaired\":4,\"cpu\":5}"
+             \"rung\":1,\"tries\":2,\"detected\":1,\"entered\":2,\"ready\":3,\
+             \"repaired\":4,\"cpu\":5}"
         );
     }
 

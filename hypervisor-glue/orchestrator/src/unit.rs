@@ -235,6 +235,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.incident.get_or_insert(Incident {
             reason,
             rung: Rung::First,
+            tries: 0,
             detected_ns: now_ns,
             cpu_time_ns: self.cpu_time_at_fence_ns(),
             entered_ns: 0,
@@ -253,6 +254,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.announce(rung);
         if let Some(incident) = &mut self.incident {
             incident.rung = rung;
+            incident.tries += 1;
         }
     }
 

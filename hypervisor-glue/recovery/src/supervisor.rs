@@ -155,6 +155,31 @@ impl<const N: usize> Supervisor<N> {
         self.units[unit].wake_at().is_some_and(|at| at <= now_ns)
     }
 
+    /// Whether a look at `unit` in passing is worth what it costs: its timer would soon fire.
+    pub fn is_near(&self, now_ns: u64, unit: usize) -> bool {
+        let Unit { plan, state, .. } = &self.units[unit];
+        let early_ns = Watch::first_look_ns(&plan.policy) / 2;
+        matches!(state, State::Busy { wake_at_ns, .. } if *wake_at_ns <= now_ns + early_ns)
+    }
+
+    /// A look in passing, because the orchestrator runs anyway: of a unit that has gone on since
+    /// the last look, or has nothing left to do, the timer is put off, which would interrupt its
+    /// work. Whatever else is seen is the timer's to judge.
+    pub fn pass(&mut self, now_ns: u64, unit: usize, sample: &Sample) {
+        let Unit { plan, epoch, ping, state, .. } = &mut self.units[unit];
+        let State::Busy { since_ns, mut watch, .. } = *state else { return };
+        match watch.look(now_ns, &plan.policy, *epoch, *ping, sample) {
+            Verdict::Idle => {
+                *state =
+                    State::Idle { since_ns, ping_at_ns: now_ns + plan.policy.ping_interval_ns };
+            }
+            Verdict::Busy { wake_at_ns } if watch.is_marked_at(now_ns) => {
+                *state = State::Busy { since_ns, watch, wake_at_ns };
+            }
+            _ => {}
+        }
+    }
+
     /// Whether `unit` serves.
     pub fn is_serving(&self, unit: usize) -> bool {
         self.units[unit].state.serves_since().is_some()

@@ -77,6 +77,34 @@ fn look<const N: usize>(
     (at, list(supervisor.handle(at, unit, Event::Timer(Some(sample)))))
 }
 
+#[test]
+fn a_look_in_passing_puts_the_timer_off_and_judges_nothing() {
+    let half_look = POLICY.hang_limit_ns / 4;
+    let mut supervisor = alone();
+    let (at, _) = look(&mut supervisor, 0, busy(1));
+    let due = supervisor.wake_at().unwrap();
+    assert!(!supervisor.is_near(due - half_look - 1, 0) && supervisor.is_near(due - half_look, 0));
+    // It has gone on: its timer is as far away as if it had just been looked at.
+    let gone_on = with_health(busy(1), |health| health.progress += 1);
+    supervisor.pass(due - half_look, 0, &gone_on);
+    assert_eq!(supervisor.wake_at(), Some(due - half_look + (due - at)));
+    // It has not, or shows worse: nothing happens, until its timer comes.
+    let wake_at = supervisor.wake_at().unwrap();
+    let corrupt = Sample { health: Err(HealthError::Progress), ..gone_on };
+    let asleep = Sample { run: Run::Blocked, ..gone_on };
+    for sample in [gone_on, corrupt, asleep, asleep] {
+        supervisor.pass(wake_at - 1, 0, &sample);
+        assert_eq!(supervisor.wake_at(), Some(wake_at));
+    }
+    let (_, actions) = look(&mut supervisor, 0, corrupt);
+    assert_eq!(actions, failure(0, Reason::Corrupt, Rung::Microreboot, 2));
+    // With nothing left to do it is pinged once in a while.
+    let mut supervisor = alone();
+    let (at, _) = look(&mut supervisor, 0, busy(1));
+    supervisor.pass(at + 1, 0, &idle(1));
+    assert_eq!(supervisor.wake_at(), Some(at + 1 + POLICY.ping_interval_ns));
+}
+
 fn both_serve() -> Supervisor<2> {
     let mut supervisor = Supervisor::new(&PLANS);
     supervisor.start();
@@ -403,6 +431,9 @@ impl Model {
         self.now_ns += STEP_NS;
         if has_cpu {
             self.run();
+        } else if self.supervisor.is_near(self.now_ns, 0) {
+            // The orchestrator has it, and looks in passing.
+            self.supervisor.pass(self.now_ns, 0, &self.sample);
         }
         if !self.supervisor.is_due(self.now_ns, 0) {
             return None;

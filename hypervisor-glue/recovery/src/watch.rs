@@ -96,6 +96,11 @@ impl Watch {
         Self { is_pinged: true, ..Self::new() }
     }
 
+    /// Whether the unit has gone on before the look at this time, and so is judged from it on.
+    pub(crate) fn is_marked_at(&self, now_ns: u64) -> bool {
+        self.mark.is_some_and(|mark| mark.at_ns == now_ns)
+    }
+
     /// When to look after work was handed over: half a limit, so that a mark is never older.
     pub(crate) const fn first_look_ns(policy: &Policy) -> u64 {
         let half = policy.hang_limit_ns / 2;

@@ -100,6 +100,12 @@ pub struct Fault {
     pub repaired: Option<u64>,
     /// The rung of the last recovery.
     pub rung: Option<u64>,
+    /// Recoveries up to the one that held; more than one: a lower rung could not help.
+    #[serde(default)]
+    pub tries: Option<u64>,
+    /// Why the watcher decided, in its word: a fault that was to crash the unit may hang it.
+    #[serde(default)]
+    pub reason: Option<String>,
     /// When a damaged record, or wild registers, were seen to have been overwritten.
     #[serde(default)]
     pub overwritten: Option<u64>,
@@ -153,11 +159,13 @@ impl Fault {
         }
         if self.detected.is_none() {
             self.detected = detected;
+            self.reason = record.text("reason").map(str::to_owned);
             self.received =
                 record.number("cpu").zip(self.cpu).and_then(|(now, then)| now.checked_sub(then));
         }
         self.repaired = record.number("repaired").filter(|repaired| *repaired > self.at);
         self.rung = record.number("rung");
+        self.tries = record.number("tries");
         true
     }
 }

@@ -19,7 +19,7 @@ const fn attack(name: &'static str, run: fn(&mut Attacker)) -> Attack {
 
 /// Every attack. `idle` and `spin` are none: what others feel under the others is compared with
 /// them.
-pub const ATTACKS: [Attack; 26] = [
+pub const ATTACKS: [Attack; 27] = [
     attack("idle", idle),
     attack("spin", spin),
     attack("ring-indices", rings::indices),
@@ -43,6 +43,7 @@ pub const ATTACKS: [Attack; 26] = [
     attack("values", protocol::values),
     attack("give-away", protocol::give_away),
     attack("paths", protocol::paths),
+    attack("deep", protocol::deep),
     attack("crash", |attacker| end(attacker, ShutdownReason::Crash)),
     attack("reboot", |attacker| end(attacker, ShutdownReason::Reboot)),
     attack("suspend", |attacker| end(attacker, ShutdownReason::Suspend)),

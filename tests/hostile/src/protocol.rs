@@ -22,13 +22,8 @@ pub fn watches(attacker: &mut Attacker) {
 /// Transactions that are opened, filled and left, or fight each other.
 pub fn transactions(attacker: &mut Attacker) {
     while attacker.goes_on() {
-        let reply = attacker.ask(Operation::TransactionStart, 0, b"\0");
-        let text = reply.filter(|reply| reply.operation == Operation::TransactionStart);
-        let id = text.and_then(|reply| {
-            let text = reply.payload.strip_suffix(b"\0")?;
-            core::str::from_utf8(text).ok()?.parse().ok()
-        });
-        let Some(id) = id else {
+        let id = attacker.begin_transaction();
+        if id == 0 {
             // The quota is reached: half of them come to an end.
             for id in 0..1_000 {
                 attacker.send(Operation::TransactionEnd, id * 2 + 1, b"T\0");
@@ -37,7 +32,7 @@ pub fn transactions(attacker: &mut Attacker) {
                 }
             }
             continue;
-        };
+        }
         for number in 0..8 {
             let node = attacker.random.below(16);
             let payload = format!("data/t{node}\0{number}");
@@ -73,6 +68,23 @@ pub fn give_away(attacker: &mut Attacker) {
         attacker.send(Operation::SetPermissions, 0, payload.as_bytes());
     }
     attacker.send(Operation::Remove, 0, b"data\0");
+}
+
+/// Ways of as many levels as a path may have, and of more, made and removed again, in and out of
+/// transactions: each takes as long as some hundred nodes.
+pub fn deep(attacker: &mut Attacker) {
+    while attacker.goes_on() {
+        let levels = [100, 120, 124, 500, 1_000][attacker.random.below(5) as usize];
+        let path = format!("data{}", "/d".repeat(levels));
+        let transaction = attacker.begin_transaction();
+        attacker.send(Operation::Write, transaction, format!("{path}\0v").as_bytes());
+        attacker.send(Operation::Read, transaction, format!("{path}\0").as_bytes());
+        attacker.send(Operation::TransactionEnd, transaction, b"T\0");
+        attacker.send(Operation::Watch, 0, format!("{path}\0deep\0").as_bytes());
+        attacker.send(Operation::MakeDirectory, 0, format!("{path}/e\0").as_bytes());
+        attacker.send(Operation::Remove, 0, b"data/d\0");
+    }
+    attacker.send(Operation::ResetWatches, 0, b"\0");
 }
 
 /// Paths that try to leave their place, and requests that only the toolstack may make.

@@ -173,6 +173,17 @@ impl Attacker {
         None
     }
 
+    /// Begins a transaction; 0, which is none: the store does not let it.
+    pub fn begin_transaction(&mut self) -> u32 {
+        let reply = self.ask(Operation::TransactionStart, 0, b"\0");
+        let begun = reply.filter(|reply| reply.operation == Operation::TransactionStart);
+        let id = begun.and_then(|reply| {
+            let text = reply.payload.strip_suffix(b"\0")?;
+            core::str::from_utf8(text).ok()?.parse().ok()
+        });
+        id.unwrap_or(0)
+    }
+
     /// Puts everything back, asks for a new connection, and says whether it gets any answer there.
     pub fn recover(&mut self) -> bool {
         let grants = self.guest.grants();

@@ -53,6 +53,11 @@ const CLASSES: [u8; 256] = {
 const SLASH: u8 = 1;
 const REFUSED: u8 = 2;
 
+/// Levels that a path may have. Front ends use a dozen. What makes or changes each node on a way
+/// follows that way to each of them, so its cost grows with the square of the levels: a thousand
+/// of them, which the length of a path allows, would keep everybody waiting for 100 ms.
+const LEVELS_MAX: usize = 128;
+
 /// Where a relative name is made absolute: on the stack, so that looking something up changes
 /// nothing that a crash could leave half-changed.
 pub type Buffer = heapless::Vec<u8, { ABSOLUTE_PATH_MAX + 1 }>;
@@ -104,9 +109,11 @@ fn check(path: &[u8], relative_max: usize) -> Result<(), Errno> {
         previous = class;
     }
     let ends_in_slash = previous == SLASH && path.len() > 1;
+    // A level has a slash and a letter.
+    let too_deep = path.len() > 2 * LEVELS_MAX && components(path).nth(LEVELS_MAX).is_some();
     let too_long = path.len() > ABSOLUTE_PATH_MAX
         || (path.len() > relative_max && path.len() - own_prefix(path) > relative_max);
-    if seen != 0 || ends_in_slash || too_long { Err(Errno::Invalid) } else { Ok(()) }
+    if seen != 0 || ends_in_slash || too_deep || too_long { Err(Errno::Invalid) } else { Ok(()) }
 }
 
 /// Length of `/local/domain/<domid>/` at the start of a path: it does not count as length.
@@ -262,6 +269,19 @@ mod tests {
         let mut scratch = Buffer::new();
         assert!(resolve(&of(3072), 0, Special::Refused, usize::MAX, &mut scratch).is_ok());
         assert!(resolve(&of(3073), 0, Special::Refused, usize::MAX, &mut scratch).is_err());
+    }
+
+    #[test]
+    fn levels() {
+        let is_taken = |path: String| resolved(path.as_bytes(), Special::Allowed).is_some();
+        assert!(is_taken("/a".repeat(128)));
+        assert!(!is_taken("/a".repeat(129)));
+        // Long names are none.
+        assert!(is_taken("/abcdefghijkl".repeat(128)));
+        assert!(!is_taken("/abcdefghijkl".repeat(129)));
+        // Relative to /local/domain/7.
+        assert!(is_taken(format!("a{}", "/b".repeat(124))));
+        assert!(!is_taken(format!("a{}", "/b".repeat(125))));
     }
 
     #[test]

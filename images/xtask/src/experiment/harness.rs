@@ -194,6 +194,8 @@ impl Outcome {
             received: fault.received,
             repaired: fault.repaired,
             rung: fault.rung,
+            tries: fault.tries,
+            hung: fault.reason.as_deref() == Some("hang"),
             lost: 0,
             repeated: 0,
             // What its writer overwrote before anybody read it has harmed nobody.

@@ -23,7 +23,7 @@ pub const NAME: &str = "hostile-guests";
 const CALM: [&str; 2] = ["idle", "spin"];
 
 /// Attacks of one life, in an order that leaves the last one without a ring.
-const ATTACKS: [&str; 21] = [
+const ATTACKS: [&str; 22] = [
     "ring-indices",
     "ring-lengths",
     "ring-garbage",
@@ -43,6 +43,7 @@ const ATTACKS: [&str; 21] = [
     "values",
     "give-away",
     "paths",
+    "deep",
     "ports",
     LAST,
 ];

@@ -94,6 +94,9 @@ const MICRORESET_NS: u64 = 200_000;
 const MICROREBOOT_NS: u64 = 1_000_000;
 const REBUILD_NS: u64 = 15_000_000;
 
+/// Everything together where a lower rung could not help: the rungs' limits and the delays between.
+const CLIMBED_NS: u64 = 20_000_000;
+
 /// Samples that each kind needs.
 const PER_KIND: u64 = 30;
 
@@ -211,7 +214,8 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
         // Who hangs can be told by the CPU time that he received, and not before.
         let is_hang = kind.starts_with("hang-");
         let spent = |s: &&Sample| if is_hang { s.hang_detection() } else { s.detection() };
-        let detected: Vec<u64> = all.iter().filter_map(spent).collect();
+        let as_meant = all.iter().copied().filter(|s| is_hang || !s.hung);
+        let detected: Vec<u64> = as_meant.filter_map(|s| spent(&s)).collect();
         out.push(Promise::enough(kind, PER_KIND.min(runs), all.len()));
         if !detected.is_empty() {
             out.push(Promise::worst_of(&format!("{kind} detected, ns,"), limit, &detected));
@@ -220,9 +224,9 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
         for (rung, limit) in [(1, rung_1), (2, MICROREBOOT_NS), (3, REBUILD_NS)] {
             // The repair of what is not seen at once is counted from its detection, which has its
             // own limit.
-            let from_fault = kind.starts_with("crash-");
-            let spent = |s: &&Sample| if from_fault { s.repair() } else { s.recovery() };
-            let on_rung = all.iter().copied().filter(|s| s.rung == Some(rung));
+            let from_fault = |s: &Sample| kind.starts_with("crash-") && !s.hung;
+            let spent = |s: &&Sample| if from_fault(s) { s.repair() } else { s.recovery() };
+            let on_rung = all.iter().copied().filter(|s| s.rung == Some(rung) && !s.has_climbed());
             let values: Vec<u64> = on_rung.filter_map(|s| spent(&s)).collect();
             if !values.is_empty() {
                 let name = format!("{kind} repaired by rung {rung}, ns,");
@@ -230,6 +234,7 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
             }
         }
     }
+    out.extend(exceptions(report));
     let is_record = |s: &&Sample| s.kind.starts_with(faults::RECORD_KINDS);
     let (records, others): (Vec<_>, Vec<_>) = report.samples.iter().flatten().partition(is_record);
     let unrepaired = others.iter().filter(|s| s.repaired.is_none() && !s.ok).count();
@@ -239,6 +244,22 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
     out.push(Promise::at_most(name, 0, Some(left as u64)));
     out.push(report.all_came("faults"));
     out
+}
+
+/// Faults that came to something else than they were meant for: few, perhaps none.
+fn exceptions(report: &Report) -> [Promise; 2] {
+    let longest = |name: &str, limit, values: Vec<u64>| {
+        let name = format!("{name}, ns, longest of {}", values.len());
+        Promise::at_most(name, limit, Some(values.into_iter().max().unwrap_or(0)))
+    };
+    let all = || report.samples.iter().flatten();
+    let hung = all().filter(|s| s.hung && !s.kind.starts_with("hang-"));
+    let hung = hung.filter_map(Sample::hang_detection).collect();
+    let climbed = all().filter(|s| s.has_climbed()).filter_map(Sample::recovery).collect();
+    [
+        longest("hang- by another fault detected", HANG_DETECTED_NS, hung),
+        longest("climbed: repaired by a higher rung than the first tried", CLIMBED_NS, climbed),
+    ]
 }
 
 #[cfg(test)]
@@ -298,6 +319,19 @@ mod tests {
         };
         assert!(!holds(slow(None), |_| ()), "a hang seen late");
         assert!(holds(slow(Some(700_000)), |_| ()), "others had the CPU meanwhile");
+        let hung = |received: u64, tries: u64, repaired: u64| {
+            let mut hung = perfect();
+            let fault = &mut hung.faults[3];
+            (fault.reason, fault.received) = (Some("hang".into()), Some(received));
+            (fault.tries, fault.detected) = (Some(tries), Some(fault.at + 900_000));
+            fault.repaired = Some(fault.at + 900_000 + repaired);
+            hung
+        };
+        assert!(holds(hung(800_000, 1, 90), |_| ()), "it was to crash, and hung");
+        assert!(!holds(hung(1_000_001, 1, 90), |_| ()), "seen late");
+        assert!(!holds(hung(800_000, 1, 200_001), |_| ()), "repaired late");
+        assert!(holds(hung(800_000, 2, 200_001), |_| ()), "the ladder was climbed");
+        assert!(!holds(hung(800_000, 2, 20_000_001), |_| ()), "for too long");
         let mut unrepaired = perfect();
         unrepaired.faults[4].repaired = None;
         assert!(!holds(unrepaired, |_| ()), "a fault not repaired");

@@ -34,6 +34,11 @@ pub struct Sample {
     pub repaired: Option<u64>,
     /// The rung of the ladder that repaired it.
     pub rung: Option<u64>,
+    /// Recoveries up to the one that held, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u64>,
+    /// Whether the unit went on without end, whatever the fault was meant to do.
+    pub hung: bool,
     /// Requests lost.
     pub lost: u64,
     /// Requests executed twice.
@@ -51,6 +56,11 @@ impl Sample {
     /// From the fault to its detection, in CPU time that the unit received, where that is known.
     pub fn hang_detection(&self) -> Option<u64> {
         self.received.or_else(|| self.detection())
+    }
+
+    /// Whether a lower rung, or the same one, was tried before and could not help.
+    pub fn has_climbed(&self) -> bool {
+        self.tries.is_some_and(|tries| tries > 1)
     }
 
     /// From the fault to the first correct answer.
