@@ -142,12 +142,19 @@ pub(crate) struct Reach {
     pub nodes: usize,
     /// Levels that may still be descended.
     pub levels: usize,
+    /// Something below was left out: it was too much, or some of it was there already.
+    pub is_cut: bool,
 }
 
 impl Reach {
     /// The children of one node, and nothing below them.
     pub fn short() -> Self {
-        Self { nodes: 0, levels: 1 }
+        Self::of(0, 1)
+    }
+
+    /// So many nodes, as many levels deep.
+    pub fn of(nodes: usize, levels: usize) -> Self {
+        Self { nodes, levels, is_cut: false }
     }
 }
 
@@ -182,14 +189,20 @@ impl<M: SharedMemory> SlotStore<M> {
             let record = child;
             child = unloaded.of(child).next;
             if unloaded.made.contains(&record) {
+                reach.is_cut = true;
                 continue;
             }
             let mut node = self.load_node(record, unloaded.since).ok_or(Damaged { record })?;
-            if reach.nodes > 0
-                && reach.levels > 0
-                && let Made::All(below) = self.load_children(unloaded, record, reach)?
-            {
-                Rc::get_mut(&mut node).expect("nobody shares it").children = below;
+            if reach.nodes == 0 || reach.levels == 0 {
+                reach.is_cut |= unloaded.has(record);
+            } else {
+                match self.load_children(unloaded, record, reach)? {
+                    Made::All(below) => {
+                        Rc::get_mut(&mut node).expect("nobody shares it").children = below;
+                    }
+                    Made::Part => reach.is_cut = true,
+                    Made::Nothing => {}
+                }
             }
             nodes.push(node);
         }

@@ -295,14 +295,28 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// Makes the nodes on the way to a path and all below it, unless these are many.
     fn load_below(&mut self, path: &[u8]) -> bool {
         let mut queue = Vec::from([path.to_vec()]);
+        let mut reach = Reach::of(STEP_NODES, STEP_LEVELS);
         for _ in 0..FEW_DIRECTORIES {
             let Some(at) = queue.pop() else { return true };
-            if !self.load_path(&at, &mut Reach::short()) {
+            if !self.load_way(&at) {
                 return false;
             }
-            self.directories_in(&at, &mut queue);
+            // Where nothing is made yet, all is made in one go, if it is not too much.
+            reach.is_cut = !self.is_unmade(&at);
+            if !self.load_path(&at, &mut reach) {
+                return false;
+            }
+            if reach.is_cut {
+                self.directories_in(&at, &mut queue);
+            }
         }
         queue.is_empty()
+    }
+
+    /// Whether the children of the node at a path are yet to be made.
+    fn is_unmade(&self, path: &[u8]) -> bool {
+        let Some(loading) = &self.loading else { return false };
+        self.state.tree.get(path).is_some_and(|found| loading.unloaded.has(found.node.record))
     }
 
     /// Appends the children of a node that have children of their own.
@@ -323,7 +337,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         if !self.has_all_watches() {
             return self.make_watches(STEP_WATCHES, |_| true);
         }
-        let mut reach = Reach { nodes: STEP_NODES, levels: STEP_LEVELS };
+        let mut reach = Reach::of(STEP_NODES, STEP_LEVELS);
         while reach.nodes > 0 {
             reach.nodes = reach.nodes.saturating_sub(NODES_PER_VISIT);
             let Some(loading) = &mut self.loading else { return };
