@@ -74,11 +74,19 @@ impl<C: Control> Xen for Breaking<'_, C> {
 }
 
 impl<C: Control> Control for Breaking<'_, C> {
+    // By one of these two a unit's next life begins: what runs from then on did not run into the
+    // fault.
+
     fn reset_vcpu(&self, id: DomId) -> Result<(), XenError> {
         self.pass(Point::Step);
-        // The unit's next life begins: what runs from now on did not run into the fault.
         self.timed.end(id);
         self.xen.reset_vcpu(id)
+    }
+
+    fn resume(&self, id: DomId) -> Result<(), XenError> {
+        self.pass(Point::Step);
+        self.timed.end(id);
+        self.xen.resume(id)
     }
 
     fn destroy_domain(&self, id: DomId, during: &mut dyn FnMut()) -> Result<(), XenError> {
@@ -164,7 +172,6 @@ impl<C: Control> Control for Breaking<'_, C> {
         create_domain(id: DomId, what: &CreateDomain) -> Result<(), XenError>;
         pause(id: DomId) -> Result<(), XenError>;
         unpause(id: DomId) -> Result<(), XenError>;
-        resume(id: DomId) -> Result<(), XenError>;
         shut_down(id: DomId, reason: ShutdownReason) -> Result<(), XenError>;
         map_foreign(
             id: DomId, frames: &[Frame], access: Access

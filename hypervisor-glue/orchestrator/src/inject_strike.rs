@@ -128,10 +128,11 @@ fn cpu_time_ns<C: Control>(xen: &C, unit: DomId) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use abi::Xen;
-    use fake_xen::{Machine, SMALL_DOMAIN};
+    use abi::{Xen, XenError};
+    use fake_xen::{FakeXen, Machine, SMALL_DOMAIN};
 
     use super::*;
+    use crate::inject_own::{Breaking, Progress};
     use crate::inject_plan::Kind;
 
     const UNIT: DomId = DomId(1);
@@ -183,6 +184,27 @@ mod tests {
         machine.take_cpu(700_000);
         timed.look(&xen);
         assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(fired_ns));
+    }
+
+    #[test]
+    fn each_way_into_the_next_life_ends_the_timing() {
+        type Way = fn(&Breaking<'_, FakeXen>) -> Result<(), XenError>;
+        let ways: [Way; 2] = [|xen| xen.reset_vcpu(UNIT), |xen| xen.resume(UNIT)];
+        for begin_next in ways {
+            let (strike, machine) = begin();
+            let xen = machine.domain(DomId::ORCHESTRATOR);
+            let fired_ns = xen.now_ns();
+            let mut progress = Progress::default();
+            let calls = Breaking::new(&xen, None, &mut progress, |_| panic!("there is no plan"));
+            calls.timed().begin(Some(strike));
+            // Whether the fake domain was in a state for it makes no difference.
+            let _ = begin_next(&calls);
+            machine.advance(20_000);
+            machine.receive_cpu(UNIT, 500_000);
+            machine.take_cpu(700_000);
+            calls.timed().look(&xen);
+            assert_eq!(calls.timed().struck(&xen).map(|fault| fault.at_ns), Some(fired_ns));
+        }
     }
 
     #[test]

@@ -35,7 +35,7 @@ const STORES_MIN: u64 = 80_000;
 /// The last of them is chosen among so many.
 const STORES_SPREAD: u64 = 40_000;
 /// A life with this number or a later one goes on: the script that is running shall see its end.
-const LAST_LIFE: Epoch = 61;
+const LAST_LIFE: Epoch = 65;
 
 /// Stores until this life ends.
 static LEFT: AtomicU64 = AtomicU64::new(u64::MAX);

@@ -83,7 +83,7 @@ const EXPERIMENTS: [Experiment; 9] = [
     Experiment {
         name: orchestrator_faults::NAME,
         about: "panics and traps in the orchestrator: services and guests stay untouched",
-        runs: 60,
+        runs: 64,
         run: orchestrator_faults::run,
     },
     Experiment {
