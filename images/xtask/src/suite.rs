@@ -163,7 +163,7 @@ pub const BOOTS: [Boot; 5] = [
         module: None,
         has_faults: true,
         arguments: &[],
-        ways: &[VIRTUAL, REAL],
+        ways: &[VIRTUAL],
         expect: &[
             Expect::Lines(&[
                 "(g16) demo: wrote*read it back",
