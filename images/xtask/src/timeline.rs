@@ -101,7 +101,8 @@ impl Timeline {
             return None;
         }
         self.open = None;
-        self.survived += 1;
+        // Those, too, that came before the guest worked.
+        self.survived = self.faults;
         let lost = if self.wrong == 0 { "nothing lost" } else { "answers were WRONG" };
         Some(format!(">>> fault {}: the guest goes on, {lost}", self.faults))
     }
@@ -166,6 +167,13 @@ mod tests {
         let lines = tell(&mut t, "(g16) demo: wrote 4, read it back");
         assert_eq!(lines[1], ">>> fault 1: the guest goes on, nothing lost");
         assert_eq!((t.faults, t.survived, t.right, t.right_since), (1, 1, 2, 2));
+        // Two faults come before the guest's next answer.
+        for _ in 0..2 {
+            tell(&mut t, injected);
+            tell(&mut t, recovered);
+        }
+        tell(&mut t, "(g16) demo: wrote 5, read it back");
+        assert_eq!((t.faults, t.survived), (3, 3));
     }
 
     #[test]
