@@ -1,5 +1,8 @@
 //! The golden vectors of `docs/FORMATS.md` are what this crate writes, byte for byte.
 
+mod golden;
+
+use fabric::HeapMemory;
 use fabric::archive::ArchiveBuilder;
 use fabric::control::{Command, ControlWriter, Order, Rung};
 use fabric::domains::{Domain, DomainKind, DomainState, DomainsWriter};
@@ -9,36 +12,7 @@ use fabric::kick::KickWriter;
 use fabric::log::{Level, LogWriter};
 use fabric::message::{MessageId, MessageWriter};
 use fabric::record::{Kind, Record};
-use fabric::{HeapMemory, SharedMemory};
-
-const PAGE: &str = include_str!("../../../docs/FORMATS.md");
-
-/// The lines of 16 bytes that are not all zero, each with its offset.
-fn dump(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for (index, line) in bytes.chunks(16).enumerate() {
-        if line.iter().any(|byte| *byte != 0) {
-            let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
-            text.push_str(&format!("{:04x}: {}\n", 16 * index, hex.join(" ")));
-        }
-    }
-    text
-}
-
-/// Compares with the block of the page that is marked `golden NAME`.
-fn compare(name: &str, bytes: &[u8]) {
-    let start = format!("```golden {name}\n");
-    let written = dump(bytes);
-    let block = PAGE.split_once(&start).and_then(|(_, rest)| rest.split_once("```"));
-    let (block, _) = block.unwrap_or_else(|| panic!("no block {start}{written}```"));
-    assert_eq!(block, written, "docs/FORMATS.md, golden {name}");
-}
-
-fn bytes_of(memory: &HeapMemory) -> Vec<u8> {
-    let mut bytes = vec![0; memory.len()];
-    memory.read(0, &mut bytes);
-    bytes
-}
+use golden::{bytes_of, compare};
 
 #[test]
 fn record() {

@@ -2,35 +2,19 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "../../../hypervisor-glue/fabric/tests/golden/mod.rs"]
+mod golden;
 
 use common::{Host, TOOL};
-use fabric::{HeapMemory, SharedMemory};
+use golden::{bytes_of, compare};
 use store::persist::SLOTS_AT;
 use store::{Config, SLOT_LEN};
-
-const PAGE: &str = include_str!("../../../docs/FORMATS.md");
 
 /// Where a slot's content begins.
 const CONTENT_AT: usize = 32;
 /// Bytes of the index's header, and of an entry.
 const INDEX_HEADER_LEN: usize = 40;
 const INDEX_ENTRY_LEN: usize = 24;
-
-fn bytes_of(memory: &HeapMemory) -> Vec<u8> {
-    let mut bytes = vec![0; memory.len()];
-    memory.read(0, &mut bytes);
-    bytes
-}
-
-/// Compares with the block of the page that is marked `golden NAME`.
-fn compare(name: &str, bytes: &[u8]) {
-    let mut written = format!("```golden {name}\n");
-    for (line, chunk) in bytes.chunks(16).enumerate().filter(|(_, chunk)| **chunk != [0; 16]) {
-        let hex: Vec<String> = chunk.iter().map(|byte| format!("{byte:02x}")).collect();
-        written += &format!("{:04x}: {}\n", 16 * line, hex.join(" "));
-    }
-    assert!(PAGE.contains(&(written.clone() + "```")), "docs/FORMATS.md lacks\n{written}```");
-}
 
 /// A new store with the key 9, in which the toolstack has written `b` to `/a`.
 fn host() -> Host {

@@ -214,7 +214,7 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
         // Who hangs can be told by the CPU time that he received, and not before.
         let is_hang = kind.starts_with("hang-");
         let spent = |s: &&Sample| if is_hang { s.hang_detection() } else { s.detection() };
-        let as_meant = all.iter().copied().filter(|s| is_hang || !s.hung);
+        let as_meant = all.iter().copied().filter(|s| !s.hung_instead());
         let detected: Vec<u64> = as_meant.filter_map(|s| spent(&s)).collect();
         out.push(Promise::enough(kind, PER_KIND.min(runs), all.len()));
         if !detected.is_empty() {
@@ -224,7 +224,7 @@ fn promises(report: &Report, runs: u64) -> Vec<Promise> {
         for (rung, limit) in [(1, rung_1), (2, MICROREBOOT_NS), (3, REBUILD_NS)] {
             // The repair of what is not seen at once is counted from its detection, which has its
             // own limit.
-            let from_fault = |s: &Sample| kind.starts_with("crash-") && !s.hung;
+            let from_fault = |s: &Sample| kind.starts_with("crash-") && !s.hung_instead();
             let spent = |s: &&Sample| if from_fault(s) { s.repair() } else { s.recovery() };
             let on_rung = all.iter().copied().filter(|s| s.rung == Some(rung) && !s.has_climbed());
             let values: Vec<u64> = on_rung.filter_map(|s| spent(&s)).collect();
@@ -253,8 +253,7 @@ fn exceptions(report: &Report) -> [Promise; 2] {
         Promise::at_most(name, limit, Some(values.into_iter().max().unwrap_or(0)))
     };
     let all = || report.samples.iter().flatten();
-    let hung = all().filter(|s| s.hung && !s.kind.starts_with("hang-"));
-    let hung = hung.filter_map(Sample::hang_detection).collect();
+    let hung = all().filter(|s| s.hung_instead()).filter_map(Sample::hang_detection).collect();
     let climbed = all().filter(|s| s.has_climbed()).filter_map(Sample::recovery).collect();
     [
         longest("hang- by another fault detected", HANG_DETECTED_NS, hung),
@@ -345,6 +344,11 @@ mod tests {
         };
         assert!(records(|_| ()));
         assert!(records(|fault| (fault.repaired, fault.overwritten) = (None, Some(9_000))));
+        let late = |fault: &mut Fault| {
+            (fault.reason, fault.detected) = (Some("hang".into()), Some(fault.at + 50_000_000));
+            fault.repaired = Some(fault.at + 50_000_060);
+        };
+        assert!(records(late), "a hang is a way to find a damaged record");
         assert!(!records(|fault| fault.repaired = None), "a record that stays damaged");
         let later = |other: &mut Outcome| {
             for fault in &mut other.faults {

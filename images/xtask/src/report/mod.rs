@@ -58,6 +58,11 @@ impl Sample {
         self.received.or_else(|| self.detection())
     }
 
+    /// Whether the fault was to crash the unit, and it went on without end instead.
+    pub fn hung_instead(&self) -> bool {
+        self.hung && self.kind.starts_with("crash-")
+    }
+
     /// Whether a lower rung, or the same one, was tried before and could not help.
     pub fn has_climbed(&self) -> bool {
         self.tries.is_some_and(|tries| tries > 1)

@@ -301,9 +301,12 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             if !self.load_way(&at) {
                 return false;
             }
+            let Some(record) = self.state.tree.get(&at).map(|found| found.node.record) else {
+                continue;
+            };
             // Where nothing is made yet, all is made in one go, if it is not too much.
-            reach.is_cut = !self.is_unmade(&at);
-            if !self.load_path(&at, &mut reach) {
+            reach.is_cut = !self.loading.as_ref().is_some_and(|left| left.unloaded.has(record));
+            if !self.load_directory(&at, record, &mut reach) {
                 return false;
             }
             if reach.is_cut {
@@ -311,12 +314,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             }
         }
         queue.is_empty()
-    }
-
-    /// Whether the children of the node at a path are yet to be made.
-    fn is_unmade(&self, path: &[u8]) -> bool {
-        let Some(loading) = &self.loading else { return false };
-        self.state.tree.get(path).is_some_and(|found| loading.unloaded.has(found.node.record))
     }
 
     /// Appends the children of a node that have children of their own.
