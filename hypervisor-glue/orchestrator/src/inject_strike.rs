@@ -47,6 +47,9 @@ impl Strike {
             return;
         }
         let began_ns = xen.now_ns();
+        // On the real clock Xen sets the time back by milliseconds now and then. Whatever is made
+        // of the event that is taken next comes later than the fault.
+        self.fault.at_ns = self.fault.at_ns.min(began_ns);
         let schedule = xen.schedule();
         if schedule.without_cpu_ns == self.last.without_cpu_ns {
             return;
@@ -184,6 +187,22 @@ mod tests {
         machine.take_cpu(700_000);
         timed.look(&xen);
         assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(fired_ns));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_puts_no_fault_behind_its_detection() {
+        let (strike, machine) = begin();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        let set_back_ns = 6_000;
+        let fault = Injected { at_ns: strike.fault.at_ns + set_back_ns, ..strike.fault };
+        let timed = Timed::default();
+        timed.begin(Some(Strike { fault, ..strike }));
+        machine.advance(1_000);
+        let looked_ns = xen.now_ns();
+        timed.look(&xen);
+        // The life is over, as the event that comes now says.
+        timed.end(UNIT);
+        assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(looked_ns));
     }
 
     #[test]
