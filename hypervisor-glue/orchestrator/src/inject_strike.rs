@@ -3,7 +3,7 @@
 
 use core::cell::Cell;
 
-use abi::{Control, DomId};
+use abi::{Control, DomId, DomainState};
 
 use crate::injector::Injected;
 
@@ -18,7 +18,7 @@ impl Baseline {
     /// That of a unit that is stopped: it may run as soon as it no longer is, before the call that
     /// lets it go on has returned. `None`: nobody knows what CPU time it has had.
     pub fn of<C: Control>(xen: &C, unit: DomId) -> Option<Self> {
-        let cpu_time_ns = cpu_time_ns(xen, unit)?;
+        let cpu_time_ns = xen.domain_info(unit).ok().flatten()?.cpu_time_ns;
         Some(Self { cpu_time_ns, without_cpu_ns: xen.schedule().without_cpu_ns })
     }
 }
@@ -55,12 +55,9 @@ impl Strike {
             return;
         }
         self.last.without_cpu_ns = schedule.without_cpu_ns;
-        let ran_ns = self.ran_ns(xen);
-        if ran_ns == Some(0) {
-            return;
-        }
+        let Some(ran) = self.ran(xen) else { return };
         self.has_struck = true;
-        if let Some(ran_ns) = ran_ns {
+        if let Ran::For(ran_ns) = ran {
             let at_ns = schedule.running_since_ns.saturating_sub(ran_ns);
             self.fault.at_ns = self.fault.at_ns.max(at_ns) + (xen.now_ns() - began_ns);
         }
@@ -69,7 +66,7 @@ impl Strike {
     /// The fault, if its unit has run, perhaps on another CPU. Until then it takes effect at this
     /// instant or later.
     pub fn struck<C: Control>(&mut self, xen: &C) -> Option<Injected> {
-        if self.has_struck || self.ran_ns(xen) != Some(0) {
+        if self.has_struck || self.ran(xen).is_some() {
             return Some(self.fault);
         }
         self.fault.at_ns = xen.now_ns();
@@ -77,10 +74,24 @@ impl Strike {
         None
     }
 
-    /// CPU time that the unit has had since it was looked last.
-    fn ran_ns<C: Control>(&self, xen: &C) -> Option<u64> {
-        Some(cpu_time_ns(xen, self.unit)?.saturating_sub(self.last.cpu_time_ns))
+    /// What the unit has run since it was looked last; `None`: nothing. One that is shut down or
+    /// gone has run, although Xen may count no time: its clocks differ from CPU to CPU, and a
+    /// time that would be negative is none.
+    fn ran<C: Control>(&self, xen: &C) -> Option<Ran> {
+        let Ok(Some(info)) = xen.domain_info(self.unit) else { return Some(Ran::Unknown) };
+        match info.cpu_time_ns.saturating_sub(self.last.cpu_time_ns) {
+            0 => (info.state != DomainState::Alive).then_some(Ran::Unknown),
+            ran_ns => Some(Ran::For(ran_ns)),
+        }
     }
+}
+
+/// How long a unit ran into its fault.
+enum Ran {
+    /// CPU time in nanoseconds, as Xen counts it.
+    For(u64),
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// Where a strike is timed: the injector sets it at the end of a turn, and it is looked at before
@@ -124,14 +135,9 @@ impl Timed {
     }
 }
 
-/// CPU time that the unit has had; `None` if it is gone.
-fn cpu_time_ns<C: Control>(xen: &C, unit: DomId) -> Option<u64> {
-    xen.domain_info(unit).ok().flatten().map(|info| info.cpu_time_ns)
-}
-
 #[cfg(test)]
 mod tests {
-    use abi::{Xen, XenError};
+    use abi::{ShutdownReason, Xen, XenError};
     use fake_xen::{FakeXen, Machine, SMALL_DOMAIN};
 
     use super::*;
@@ -203,6 +209,21 @@ mod tests {
         // The life is over, as the event that comes now says.
         timed.end(UNIT);
         assert_eq!(timed.struck(&xen).map(|fault| fault.at_ns), Some(looked_ns));
+    }
+
+    #[test]
+    fn a_unit_that_died_without_any_counted_time_was_hit_before_anybody_noticed() {
+        let (mut strike, machine) = begin();
+        let xen = machine.domain(DomId::ORCHESTRATOR);
+        machine.advance(500);
+        strike.look(&xen);
+        let looked_ns = xen.now_ns();
+        assert_eq!(strike.struck(&xen), None);
+        xen.shut_down(UNIT, ShutdownReason::Crash).unwrap();
+        // It is detected, and its recovery waits for a while.
+        machine.advance(20_000);
+        strike.look(&xen);
+        assert_eq!(strike.struck(&xen).map(|fault| fault.at_ns), Some(looked_ns));
     }
 
     #[test]
