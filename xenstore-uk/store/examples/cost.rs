@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! cost KIND COUNT [NODES]      KIND: read, list, write, create, transaction, remove, reload,
-//!                            indexed, first, watched
+//!                            indexed, first, first-remove, watched
 //! ```
 
 use fabric::{HeapMemory, SharedMemory};
@@ -146,6 +146,14 @@ fn main() {
             }
             "indexed" => {
                 std::mem::forget(reload(&config, &slots, &areas, Some(&index)));
+            }
+            "first-remove" => {
+                let server = reload(&config, &slots, &areas, Some(&index));
+                let (page, ring) = (page.clone(), Ring::Page(page.clone()));
+                let mut next = Bench { server, page, ring, client };
+                next.server.attached(client, &next.ring);
+                next.request(O::Remove, 0, b"/local\0");
+                std::mem::forget(next.server);
             }
             "first" => {
                 let started = reload(&config, &slots, &areas, Some(&index));

@@ -196,8 +196,8 @@ fn an_interrupted_cleaning_brings_nothing_back() {
 fn a_change_beyond_the_journal_is_undone_without_the_index() {
     let (mut by_index, mut by_slots) = (0, 0);
     let mut host = Host::new();
-    for stores in (0..).step_by(701) {
-        for node in 0..1000 {
+    for stores in (0..).step_by(503) {
+        for node in 0..2000 {
             host.write(TOOL, &format!("/many/{node}"), "x");
         }
         host.idle();

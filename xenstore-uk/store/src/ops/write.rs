@@ -360,19 +360,30 @@ impl State {
         let generation = self.committed + 1;
         let Some(root) = self.tree.remove(path, generation, || fx.worked(1)) else { return };
         let mut gone = Vec::from([&*root]);
-        let mut is_root = true;
+        // Most subtrees have one owner.
+        let (mut owner, mut nodes, mut memory) = (root.owner(), 0, 0);
+        fx.delete(root.record);
         while let Some(node) = gone.pop() {
-            self.charge(node.owner(), Quota::Nodes, -1);
-            self.charge(node.owner(), Quota::Memory, -(node.memory() as i64));
-            if core::mem::take(&mut is_root) {
-                fx.delete(node.record);
-            } else {
-                fx.forget(node.record);
+            if node.owner() != owner {
+                self.refund(owner, nodes, memory);
+                (owner, nodes, memory) = (node.owner(), 0, 0);
             }
+            nodes += 1;
+            memory += node.memory() as i64;
             self.records.give(node.record);
-            gone.extend(Children::new(&node.children));
+            for child in Children::new(&node.children) {
+                fx.forget(child.record);
+                gone.push(child);
+            }
         }
+        self.refund(owner, nodes, memory);
         dismantle(root, || fx.worked(1));
+    }
+
+    /// Accounts for the owner's nodes that are gone, and the memory that they took.
+    fn refund(&mut self, owner: u16, nodes: i64, memory: i64) {
+        self.charge(owner, Quota::Nodes, -nodes);
+        self.charge(owner, Quota::Memory, -memory);
     }
 
     /// Fires the watches on nodes strictly below a path that is about to go, deepest first as

@@ -10,7 +10,8 @@
 //! 24  u32 nodes, u32 entries in use
 //! 32  u64 sum over all other double words, each times an odd number that its place gives
 //! 40  entries, 24 bytes for each record, a record's number is its place:
-//!         0   u32 its first slot + 1, 0 = no such record
+//!         0   u32 its first slot + 1, 0 = no such record: then its kind is 0, it has no first
+//!             child, and the rest may be anything
 //!         4   u8 kind, u8 tag of a node's name, u16 owner of a node
 //!         8   u32 bytes that a node is accounted with
 //!         12  u32 first child + 1, 0 = none
@@ -214,8 +215,8 @@ pub(super) enum Change {
     Watch { record: u32, sketch: Sketch },
     /// Another record has this content.
     Other { record: u32, kind: Kind },
-    /// A record goes.
-    Gone { record: u32 },
+    /// A record goes; a node perhaps with its parent.
+    Gone { record: u32, with_parent: bool },
 }
 
 impl Change {
@@ -225,7 +226,7 @@ impl Change {
             Self::Node { record, .. }
             | Self::Watch { record, .. }
             | Self::Other { record, .. }
-            | Self::Gone { record } => *record,
+            | Self::Gone { record, .. } => *record,
         }
     }
 }
@@ -433,11 +434,13 @@ impl<M: SharedMemory> Index<M> {
         self.cover(record);
         let old = self.entry(record);
         match *change {
-            Change::Gone { .. } => {
-                if old.is_node() {
+            Change::Gone { with_parent, .. } => {
+                // Nobody follows a list of children that goes as a whole.
+                if old.is_node() && !with_parent {
                     self.unlink(&old);
                 }
-                self.set(record, &old, &Entry::EMPTY);
+                let gone = Entry { first_slot: NONE, kind: 0, first_child: NONE, ..old };
+                self.set(record, &old, &gone);
             }
             Change::Watch { sketch: Sketch { client, hash, memory }, .. } => {
                 let (first_child, next) = (hash as u32, (hash >> 32) as u32);

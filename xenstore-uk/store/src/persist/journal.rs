@@ -17,7 +17,7 @@ use fabric::SharedMemory;
 use crate::checksum::Checksum;
 
 /// Words that one change may overwrite and still be undone. A request overwrites ten to thirty, a
-/// removed node nine: the removal of a domain with its devices, some three hundred nodes, has room.
+/// removed node three or four: the removal of a domain with a thousand nodes has room.
 /// Undoing so many takes some ten microseconds.
 pub(super) const NOTES_MAX: usize = 4096;
 
@@ -218,8 +218,8 @@ mod tests {
         for slot in [3, 4, 5] {
             index.free(slot);
         }
-        index.apply(&Change::Gone { record: 4 }, 0);
-        index.apply(&Change::Gone { record: 5 }, 0);
+        index.apply(&Change::Gone { record: 4, with_parent: false }, 0);
+        index.apply(&Change::Gone { record: 5, with_parent: true }, 0);
         index.link(8, 9);
         index.link(9, u32::MAX);
         index.apply(&node(3, 1), 8);

@@ -205,7 +205,7 @@ impl<M: SharedMemory> SlotStore<M> {
             self.tombstones.push(slot);
         }
         *self.chain_mut(record) = Chain::EMPTY;
-        self.note(Change::Gone { record });
+        self.note(Change::Gone { record, with_parent: false });
     }
 
     /// Drops the record of a node whose parent the next commit drops: it needs no tombstone.
@@ -214,7 +214,7 @@ impl<M: SharedMemory> SlotStore<M> {
         let old = self.chain(record);
         self.retire(old);
         *self.chain_mut(record) = Chain::EMPTY;
-        self.note(Change::Gone { record });
+        self.note(Change::Gone { record, with_parent: true });
     }
 
     /// Makes what was written durable, then frees what it supersedes. The tree has this digest and

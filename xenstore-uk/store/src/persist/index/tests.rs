@@ -52,16 +52,26 @@ fn nodes_hang_where_they_were_put() {
     index.building = None;
     index.seal(5, 99, 6, USED);
     // From the middle, the front and the end, and a whole subtree in either order.
-    for gone in [[4, 6, 7], [7, 4, 6], [6, 7, 4]] {
+    for (gone, with_parent) in [
+        ([4, 6, 7], false),
+        ([4, 7, 6], false),
+        ([7, 4, 6], false),
+        ([6, 7, 4], false),
+        ([4, 6, 7], true),
+        ([4, 7, 6], true),
+    ] {
         let memory = HeapMemory::new(index_len(SLOTS));
         let mut bytes = alloc::vec![0; index.memory.len()];
         index.memory.read(0, &mut bytes);
         memory.write(0, &bytes);
         let mut copy = Index::new(memory, SLOTS);
-        gone.into_iter().for_each(|record| copy.apply(&Change::Gone { record }, 0));
+        for record in gone {
+            let with_parent = with_parent && record != 4;
+            copy.apply(&Change::Gone { record, with_parent }, 0);
+        }
         assert_eq!(children(&mut copy)[&1], [3, 5]);
         copy.apply(&node(4, 5), 1);
-        copy.apply(&Change::Gone { record: 3 }, 0);
+        copy.apply(&Change::Gone { record: 3, with_parent: false }, 0);
         assert_eq!(
             children(&mut copy),
             BTreeMap::from([(1, [5].into()), (4, [].into()), (5, [4].into())])
