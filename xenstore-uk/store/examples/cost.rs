@@ -48,6 +48,22 @@ impl Bench {
         let len = self.request(O::Write, 0, format!("{path}\0{value}").as_bytes());
         assert!(len >= 19, "a reply of {len} bytes");
     }
+
+    /// Writes some `nodes` nodes.
+    fn fill(&mut self, nodes: u32) {
+        const LEAVES: [&str; 9] =
+            ["state", "mac", "handle", "online", "mode", "ring-ref", "event", "type", "x"];
+        for index in 0..nodes / 10 {
+            for leaf in LEAVES {
+                let path = format!("/local/domain/{index}/device/vif/0/{leaf}");
+                self.write(&path, "00:16:3e:11:22:33");
+            }
+        }
+        // Time in which the index is completed.
+        for step in 1..=u64::from(nodes) {
+            assert_eq!(self.server.idle_step(step * 1_000_000), None);
+        }
+    }
 }
 
 /// What the figures count: everything between kick and notification.
@@ -78,10 +94,10 @@ fn reload(
 
 /// The first answer of a new life, which makes the nodes on its way.
 #[inline(never)]
-fn first_answer(server: Started, page: &HeapMemory, client: u16, path: &str) {
+fn first_answer(server: Started, page: &HeapMemory, client: u16, what: O, path: &str) {
     let mut bench = Bench { server, page: page.clone(), ring: Ring::Page(page.clone()), client };
     bench.server.attached(client, &bench.ring);
-    bench.request(O::Read, 0, format!("{path}\0").as_bytes());
+    bench.request(what, 0, format!("{path}\0").as_bytes());
     std::mem::forget(bench.server);
 }
 
@@ -104,16 +120,7 @@ fn main() {
     let client = server.open(TOOL).expect("room for one connection");
     server.attached(client, &ring);
     let mut bench = Bench { server, page: page.clone(), ring, client };
-    for index in 0..nodes / 10 {
-        for leaf in ["state", "mac", "handle", "online", "mode", "ring-ref", "event", "type", "x"] {
-            let path = format!("/local/domain/{index}/device/vif/0/{leaf}");
-            bench.write(&path, "00:16:3e:11:22:33");
-        }
-    }
-    // Time in which the index is completed.
-    for step in 1..=u64::from(nodes) {
-        assert_eq!(bench.server.idle_step(step * 1_000_000), None);
-    }
+    bench.fill(nodes);
     let path = format!("/local/domain/{}/device/vif/0/state", nodes / 20);
     for turn in 0..count {
         match kind.as_str() {
@@ -148,16 +155,12 @@ fn main() {
                 std::mem::forget(reload(&config, &slots, &areas, Some(&index)));
             }
             "first-remove" => {
-                let server = reload(&config, &slots, &areas, Some(&index));
-                let (page, ring) = (page.clone(), Ring::Page(page.clone()));
-                let mut next = Bench { server, page, ring, client };
-                next.server.attached(client, &next.ring);
-                next.request(O::Remove, 0, b"/local\0");
-                std::mem::forget(next.server);
+                let started = reload(&config, &slots, &areas, Some(&index));
+                first_answer(started, &page, client, O::Remove, "/local");
             }
             "first" => {
                 let started = reload(&config, &slots, &areas, Some(&index));
-                first_answer(started, &page, client, &path);
+                first_answer(started, &page, client, O::Read, &path);
             }
             other => panic!("no such kind: {other}"),
         }
