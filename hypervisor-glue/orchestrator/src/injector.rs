@@ -40,8 +40,6 @@ const REBUILD_AIM_NS: u64 = 2_000_000;
 /// A unit that is to be rebuilt is ended this often until it is. Between two lives its back-off
 /// grows up to some milliseconds.
 const END_AGAIN_NS: u64 = 1_000_000;
-/// Time between two steps of a search through a unit's memory, so that others are served, too.
-const SEARCH_PAUSE_NS: u64 = 50_000;
 
 /// A fault that was injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -283,10 +281,6 @@ impl<F: SharedMemory + Copy> Injector<F> {
 
     /// The unit slept: it is looked at again a little later, or with its next piece of work.
     fn look_again(&mut self, now_ns: u64, step_ns: u64) {
-        if self.damager.as_ref().is_some_and(Damager::is_searching) {
-            self.aim = Aim::Firing { at_ns: now_ns + SEARCH_PAUSE_NS, step_ns };
-            return;
-        }
         self.aim = if self.plan.during.is_some() {
             Aim::Firing { at_ns: now_ns, step_ns }
         } else if step_ns > LAST_STEP_NS {
@@ -382,7 +376,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
         Ok(xen.now_ns())
     }
 
-    /// Damages a record, or goes on looking for it.
+    /// Damages a record.
     fn damage<C: Control>(
         &mut self,
         xen: &C,
