@@ -6,10 +6,11 @@
 //! | 8 | 8 | `taken`: the greatest `handed` up to which all work is served, checked word |
 //! | 16 | 8 | `progress`: work items completed in this life, own turns too, checked word |
 //! | 24 | 8 | `pong`: the last `ping` answered, checked word |
+//! | 32 | 8 | `rank`: how well the unit can take the lead, 0 = not at all, checked word |
 //! | 64 | 40 | recovery report: record of [`crate::record`], kind `RECOVERY` |
 //! | 1024 | 640 | panic: record of [`crate::record`], kind `PANIC` |
 //!
-//! The first four change often and are single stores; each carries its own check
+//! The first five change often and are single stores; each carries its own check
 //! ([`crate::checked`]), so a flipped bit is seen, never believed. Beating costs one store.
 //!
 //! The unit's page outlives the unit: after a reset it still says what the former life said. The
@@ -28,6 +29,7 @@ const STATE: usize = 0;
 const TAKEN: usize = 8;
 const PROGRESS: usize = 16;
 const PONG: usize = 24;
+const RANK: usize = 32;
 const RECOVERY: usize = 64;
 const PANIC: usize = 1024;
 
@@ -35,6 +37,8 @@ const STATE_SALT: u16 = 0x4853;
 const TAKEN_SALT: u16 = 0x4854;
 const PROGRESS_SALT: u16 = 0x4850;
 const PONG_SALT: u16 = 0x4847;
+
+const RANK_SALT: u16 = 0x4852;
 
 const RECOVERY_KIND: Kind = Kind { magic: *b"PVrr", version: 1 };
 const PANIC_KIND: Kind = Kind { magic: *b"PVpn", version: 1 };
@@ -179,6 +183,7 @@ impl<M: SharedMemory> HealthWriter<M> {
             }
         }
         checked::store(&self.page, PROGRESS, 0, PROGRESS_SALT);
+        checked::store(&self.page, RANK, 0, RANK_SALT);
         self.set_state(epoch, State::Starting);
     }
 
@@ -199,6 +204,11 @@ impl<M: SharedMemory> HealthWriter<M> {
         // A damaged count begins anew: whoever watches looks for a change alone.
         let before = checked::load(&self.page, PROGRESS, PROGRESS_SALT).unwrap_or(0);
         checked::store(&self.page, PROGRESS, before.wrapping_add(items), PROGRESS_SALT);
+    }
+
+    /// How well this unit can take the lead of those that do the same work; 0: not at all.
+    pub fn set_rank(&self, rank: u64) {
+        checked::store(&self.page, RANK, rank, RANK_SALT);
     }
 
     /// Answers a ping.
@@ -259,6 +269,11 @@ impl<M: SharedMemory> HealthReader<M> {
             progress: word(PROGRESS, PROGRESS_SALT, HealthError::Progress)?,
             pong: word(PONG, PONG_SALT, HealthError::Pong)?,
         })
+    }
+
+    /// How well the unit can take the lead; 0: not at all, or the word is invalid.
+    pub fn rank(&self) -> u64 {
+        checked::load(&self.page, RANK, RANK_SALT).unwrap_or(0)
     }
 
     /// What the recovery into life `epoch` found, if that life has said so.

@@ -90,8 +90,13 @@ pub enum RegionKind {
     ConsoleTaken,
     /// The client's page of the unit's XenStore connection (`wire::ring`).
     StoreClient,
-    /// The store's page of the unit's XenStore connection (`wire::ring`).
-    StoreServer,
+    /// The page of one replica of the store (counted from 0) of the unit's XenStore connection
+    /// (`wire::ring`).
+    StoreServer(u8),
+    /// Term, vote and log of a replica of the store.
+    RaftLog,
+    /// Messages of a replica of the store to the others, a half ring for each.
+    RaftMail,
     /// [`crate::domains`]: the domain table. There is one, of the orchestrator.
     Domains,
 }
@@ -113,7 +118,9 @@ impl RegionKind {
             Self::ConsoleIn => "console-in",
             Self::ConsoleTaken => "console-taken",
             Self::StoreClient => "store-client",
-            Self::StoreServer => "store-server",
+            Self::StoreServer(_) => "store-server",
+            Self::RaftLog => "raft-log",
+            Self::RaftMail => "raft-mail",
             Self::Domains => "domains",
         }
     }
@@ -198,12 +205,12 @@ impl<'a> Layout<'a> {
         Self { regions }
     }
 
-    /// Bytes of the largest region of this kind.
-    pub const fn largest(&self, kind: RegionKind) -> usize {
+    /// Bytes of the largest region of slots.
+    pub const fn largest_slots(&self) -> usize {
         let (mut largest, mut index) = (0, 0);
         while index < self.regions.len() {
-            let Region { kind: found, pages, .. } = self.regions[index];
-            if found as u8 == kind as u8 && pages > largest {
+            let Region { kind, pages, .. } = self.regions[index];
+            if matches!(kind, RegionKind::Slots) && pages > largest {
                 largest = pages;
             }
             index += 1;

@@ -10,6 +10,7 @@ use recovery::{Event, Supervisor};
 use service::ids;
 
 use crate::evidence::{Kept, Unfinished};
+use crate::relay::{self, Relay};
 use crate::report::{Note, Notes};
 use crate::slots::{Route, Routes, Slots};
 use crate::unit::Unit;
@@ -42,8 +43,10 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub routes: Routes,
     /// What the operator will be told.
     pub notes: Notes,
-    /// Which unit serves XenStore now.
+    /// Which unit XenStore's requests go to.
     pub store: usize,
+    /// Which unit serves XenStore, and since when.
+    pub relay: Relay,
     /// Which unit is the toolstack.
     pub tool: usize,
     /// What is known of each failure.
@@ -85,6 +88,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             routes,
             notes: Notes::new(),
             store: role(system::Role::XenStore),
+            relay: Relay::new(),
             tool: role(system::Role::Tool),
             epitaphs,
             unfinished: None,
@@ -115,6 +119,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             }
         }
         self.watch();
+        self.take_up();
         for unit in self.units.iter_mut() {
             unit.ring_if_needed(self.xen);
         }
@@ -176,6 +181,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// Passes on what a unit has for others.
     fn take_kicks(&mut self, unit: usize) {
         self.notice_ready(unit);
+        if relay::is_store(unit) {
+            self.name_leader();
+        }
         for _ in 0..self.units[unit].kicks_ready() {
             match self.units[unit].take_kick() {
                 Some(Kick::Id(id)) => self.pass_on(unit, id),
@@ -196,12 +204,17 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// One kick of a unit: an answer for a client, or a message for us.
     fn pass_on(&mut self, from: usize, id: u16) {
         self.close_incident(from);
-        if from == self.store {
+        if relay::is_store(from) {
             match id {
+                id if ids::PEERS.contains(&id) => self.pass_mail(from, id),
+                ids::RELAY => self.leader_serves(from),
+                // What a replica had to say before it was stopped, its next leader says again.
+                _ if from != self.store => {}
                 id if ids::STORES.contains(&id) => {
                     if let Some(client) = system::SYSTEM.client_on(usize::from(id)) {
                         return self.hand(client, id);
                     }
+                    self.store_answered();
                     if let Some(times) = self.owes_answer.take() {
                         self.notes.add(self.xen.now_ns(), Note::RelaysAgain { times });
                     }

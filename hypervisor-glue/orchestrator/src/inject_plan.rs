@@ -105,6 +105,8 @@ pub enum PlanError<'a> {
 pub struct Plan {
     /// Domain of the unit to break.
     pub unit: DomId,
+    /// It is the replica of the store that serves when the fault is due (`unit:store`).
+    pub is_leader: bool,
     /// Kinds to choose from, in turn.
     pub kinds: heapless::Vec<Kind, MAX_KINDS>,
     /// Number of faults.
@@ -131,6 +133,7 @@ impl Plan {
     pub fn parse(text: &str) -> Result<Self, PlanError<'_>> {
         let mut plan = Self {
             unit: DomId(0),
+            is_leader: false,
             kinds: heapless::Vec::new(),
             count: 1,
             seed: 1,
@@ -146,6 +149,11 @@ impl Plan {
             let number = || value.parse::<u64>().map_err(|_| wrong);
             let domid = || value.parse::<u16>().map(DomId).map_err(|_| wrong);
             match name {
+                "unit" if value == "store" => {
+                    let first = system::SYSTEM.with_role(system::Role::XenStore);
+                    plan.unit = DomId(first.map_or(0, |unit| system::SYSTEM.units[unit].domid));
+                    plan.is_leader = true;
+                }
                 "unit" => plan.unit = domid()?,
                 "with" => plan.with = Some(domid()?),
                 "during" => {
@@ -187,6 +195,9 @@ mod tests {
         assert_eq!(plan.unit, DomId(1));
         assert_eq!(plan.kinds.as_slice(), [Kind::Undefined, Kind::EndlessLoop]);
         assert_eq!((plan.count, plan.seed, plan.after, plan.gap_us), (60, 7, 5, 20_000));
+        assert!(!plan.is_leader);
+        let plan = Plan::parse("unit:store;kinds:hang-loop").expect("a correct plan");
+        assert_eq!((plan.unit, plan.is_leader), (DomId(1), true));
     }
 
     #[test]

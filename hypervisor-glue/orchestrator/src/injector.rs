@@ -170,6 +170,16 @@ impl<F: SharedMemory + Copy> Injector<F> {
         (self.injected, self.plan.count)
     }
 
+    /// Whether it breaks the replica of the store that serves.
+    pub fn breaks_the_leader(&self) -> bool {
+        self.plan.is_leader
+    }
+
+    /// Breaks the unit of this domain from now on; its image is that of the former one.
+    pub fn aim_at(&mut self, unit: DomId) {
+        self.plan.unit = unit;
+    }
+
     /// When it wants to be polled, if it waits for a time.
     pub fn due_ns(&self) -> Option<u64> {
         let aim_ns = match self.aim {

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`host`] | the units, the guests' slots and the relay: everything that happens at once |
 //! | [`jobs`] | longer work on units, in steps: build, rebuild, restore |
+//! | [`relay`] | which replica of the store serves |
 //! | [`operations`] | what tool-uk asks for, in steps |
 //! | [`mod@unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
 //! | [`nic`] | the NIC that a unit drives: found, given away, silenced |
@@ -37,6 +38,7 @@ pub mod nic;
 pub mod operations;
 pub mod pace;
 pub mod regions;
+pub mod relay;
 pub mod report;
 pub mod slots;
 pub mod start;

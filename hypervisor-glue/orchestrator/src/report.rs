@@ -11,6 +11,7 @@ use fabric::epitaph::Reason;
 use crate::inject_own::Broken;
 use crate::injector::Injected;
 use crate::nic::Nic;
+use crate::relay::Turn;
 
 /// Notes kept until they are printed: what a climb of the whole ladder makes, twice. They live on
 /// the stack, which is bounded; more are counted as lost.
@@ -93,6 +94,8 @@ pub enum Note {
         /// What happened when.
         incident: Incident,
     },
+    /// Another replica of the store serves in the place of one that failed.
+    FailedOver(Turn),
     /// A unit has work and no CPU: it is not to blame.
     Starved {
         /// Its name.
@@ -253,6 +256,10 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
             line.text.clear();
             describe_recovery(line, unit, *life, incident);
         }
+        Note::FailedOver(turn) => {
+            line.text.clear();
+            describe_turn(line, turn);
+        }
         Note::Starved { unit, for_ns, received_ns } => line.say(format_args!(
             "{unit} has work and no CPU ({} us in {} ms); it is left alone",
             received_ns / 1_000,
@@ -291,12 +298,7 @@ fn describe(line: &mut Line, at_ns: u64, note: &Note) {
                  \"ready\":{ready_ns}}}"
             ));
         }
-        Note::RelaysAgain { times } => {
-            line.text.clear();
-            line.say(format_args!(
-                "@{{\"event\":\"relays-again\",\"times\":{times},\"at\":{at_ns}}}"
-            ));
-        }
+        Note::RelaysAgain { times } => describe_relay(line, at_ns, *times),
     }
 }
 
@@ -320,6 +322,20 @@ fn describe_memory(line: &mut Line, tables: usize, archive: usize, fabric: usize
     line.say(format_args!(
         "@{{\"event\":\"memory\",\"tables\":{tables},\"archive\":{archive},\
          \"fabric\":{fabric}}}"
+    ));
+}
+
+fn describe_relay(line: &mut Line, at_ns: u64, times: u32) {
+    line.text.clear();
+    line.say(format_args!("@{{\"event\":\"relays-again\",\"times\":{times},\"at\":{at_ns}}}"));
+}
+
+fn describe_turn(line: &mut Line, turn: &Turn) {
+    let Turn { from, to, detected_ns, named_ns, serves_ns, answered_ns } = *turn;
+    line.say(format_args!(
+        "@{{\"event\":\"failed-over\",\"from\":\"{from}\",\"to\":\"{to}\",\
+         \"detected\":{detected_ns},\"named\":{named_ns},\"serves\":{serves_ns},\
+         \"answered\":{answered_ns}}}"
     ));
 }
 

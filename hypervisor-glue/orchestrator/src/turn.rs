@@ -132,6 +132,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     /// Lets the injector have its instant.
     fn inject(&mut self) {
         let Some(injector) = &mut self.injector else { return };
+        if injector.breaks_the_leader() {
+            injector.aim_at(self.host.units[self.host.store].domid);
+        }
         let domid = injector.unit();
         let Some(index) = self.host.units.iter().position(|unit| unit.domid == domid) else {
             return;
@@ -220,7 +223,9 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let now_ns = self.host.xen.now_ns();
         let loud_ns = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
         let rest_ns = self.pace.due_ns(now_ns).filter(|_| self.host.operations_due);
-        let due = [fault_ns, loud_ns, rest_ns, self.watchdog.due_ns()].into_iter().flatten().min();
+        let (watchdog_ns, relay_ns) = (self.watchdog.due_ns(), self.host.relay.due_ns());
+        let due = [fault_ns, loud_ns, rest_ns, watchdog_ns, relay_ns];
+        let due = due.into_iter().flatten().min();
         self.host.arm_timer(due);
     }
 

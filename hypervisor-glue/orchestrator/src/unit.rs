@@ -47,6 +47,8 @@ pub struct Unit<F: SharedMemory + Copy> {
     pub handed: u64,
     /// The last ping sent.
     pub ping: u64,
+    /// Epoch of the relay while it names this unit, else 0.
+    pub relay: u64,
     /// The last order given.
     pub order: u32,
     /// Marks this boot of the host.
@@ -100,6 +102,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
         unit.life = told.epoch;
         unit.handed = told.handed;
         unit.ping = told.ping;
+        unit.relay = told.relay;
         unit.order = told.order.map_or(0, |order| order.number);
         unit
     }
@@ -138,6 +141,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             port: None,
             handed: 0,
             ping: 0,
+            relay: 0,
             order: 0,
             nonce,
             wanted: None,
@@ -161,6 +165,17 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.ring |= self.to_unit.push(id) == Pushed::Ring;
         self.handed += 1;
         self.control.set_handed(self.handed);
+    }
+
+    /// Tells the unit whether the relay names it: the epoch, or 0.
+    pub fn set_relay(&mut self, epoch: u64) {
+        self.relay = epoch;
+        self.control.set_relay(epoch);
+    }
+
+    /// How well the unit can take the lead of those that do the same work; 0: not at all.
+    pub fn rank(&self) -> u64 {
+        self.health.rank()
     }
 
     /// Asks the unit to show that it can still wake.
@@ -265,7 +280,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             rung,
             handed: self.handed,
             ping: self.ping,
-            relay: 0,
+            relay: self.relay,
             order: None,
             nonce: self.nonce,
         });

@@ -12,6 +12,7 @@ use service::ids;
 use crate::evidence::{self, Unfinished};
 use crate::host::{Host, UNITS};
 use crate::jobs::{Failed, Frames};
+use crate::relay;
 use crate::report::Note;
 use crate::slots::{MAX_PORTS, Route};
 
@@ -115,9 +116,11 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             self.supervisor.adopt(now_ns, index, unit.life, unit.ping, unit.says_it_serves());
         }
         // All are known before one of them is recovered: that may concern the others.
+        self.adopt_relay();
         for index in (0..UNITS).filter(|index| !is_sound[*index]) {
             self.take_up_recovery(index);
         }
+        self.name_leader();
         self.xen.raise_all();
         self.scan_units();
         for index in 0..self.units.len() {
@@ -258,16 +261,23 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                 Action::KeepEpitaph { unit, reason, rung } => {
                     self.bury(now_ns, unit, reason, rung);
                 }
-                Action::Recover { unit, rung: Rung::Microreset, epoch } => {
-                    self.microreset(unit, epoch);
-                }
                 Action::Recover { unit, rung, epoch } => {
-                    self.units[unit].wanted = Some((rung, epoch));
+                    if !self.puts_off(unit, rung, epoch) {
+                        self.recover(unit, rung, epoch);
+                    }
                 }
                 Action::Ring { unit } => self.units[unit].ring_again(),
                 Action::Ping { unit, ping } => self.units[unit].send_ping(ping),
                 Action::Report { unit, report } => self.report(unit, report),
             }
+        }
+    }
+
+    /// Starts a unit's next life: by a microreset at once, else by a job.
+    pub fn recover(&mut self, index: usize, rung: Rung, epoch: Epoch) {
+        match rung {
+            Rung::Microreset => self.microreset(index, epoch),
+            rung => self.units[index].wanted = Some((rung, epoch)),
         }
     }
 
@@ -277,6 +287,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         if let Err(error) = unit.fence(self.xen) {
             let note = Note::Refused { what: "pause", domid: unit.domid, error };
             self.notes.add(self.xen.now_ns(), note);
+        }
+        if relay::is_store(index) {
+            self.store_stopped(index);
         }
     }
 

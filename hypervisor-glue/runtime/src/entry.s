@@ -56,7 +56,7 @@ ppvmm_guest_pages:
 .global ppvmm_stack_guard
 ppvmm_stack_guard:
     .skip 4096
-    .skip 196608
+    .skip 262144
 .global ppvmm_stack_top
 ppvmm_stack_top:
 pvh_l4:

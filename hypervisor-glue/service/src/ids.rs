@@ -20,8 +20,21 @@ pub const OPERATIONS: u16 = DOMAINS + 1;
 pub const INPUT: u16 = OPERATIONS + 1;
 /// Text for the serial console is waiting.
 pub const OUTPUT: u16 = INPUT + 1;
+/// A replica of the store has a message from another one, an id per sender; on its way to the
+/// orchestrator: for another one, an id per receiver.
+pub const PEERS: Range<u16> = OUTPUT + 1..OUTPUT + 1 + PEERS_MAX;
+/// The relay names this replica of the store; from it: it serves.
+pub const RELAY: u16 = PEERS.end;
 /// Number of ids.
-pub const COUNT: usize = OUTPUT as usize + 1;
+pub const COUNT: usize = RELAY as usize + 1;
+
+/// Replicas of the store at most.
+const PEERS_MAX: u16 = 5;
+
+/// The id of the messages of, or for, replica `number` (from 1).
+pub const fn peer(number: u8) -> u16 {
+    PEERS.start + number as u16 - 1
+}
 
 /// The id of a slot's console.
 pub const fn console(slot: u16) -> u16 {

@@ -71,6 +71,14 @@ pub trait Work<M: SharedMemory + Copy> {
         None
     }
 
+    /// The relay's epoch while it names this unit, else 0. Called before anything else of a round.
+    fn named(&mut self, _relay: u64) {}
+
+    /// How well this unit can take the lead of those that do the same work; 0: not at all.
+    fn rank(&self) -> u64 {
+        0
+    }
+
     /// The orchestrator wants the state in the log.
     fn dump(&self, now_ns: u64);
 }
@@ -116,6 +124,7 @@ pub struct Service<'a, X: Xen, M: SharedMemory + Copy> {
     rung: Rung,
     nonce: u64,
     pong: u64,
+    rank: u64,
     order_done: u32,
     timer_at_ns: Option<u64>,
 }
@@ -146,6 +155,7 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             rung: told.rung,
             nonce: told.nonce,
             pong: told.ping,
+            rank: 0,
             order_done: told.order.map_or(0, |order| order.number),
             timer_at_ns: None,
         })
@@ -194,6 +204,7 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         }
         let told = self.control.read().expect("the orchestrator keeps the control page valid");
         let now_ns = self.xen.now_ns();
+        work.named(told.relay);
         for _ in 0..self.inbox.ready() {
             match self.inbox.pop() {
                 Some(Kick::Id(id)) => work.kick(Some(id), now_ns, &mut self.outbox),
@@ -203,6 +214,11 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         }
         let step = work.step(now_ns, &mut self.outbox);
         self.count(step.completed);
+        let rank = work.rank();
+        if rank != self.rank {
+            self.rank = rank;
+            self.health.set_rank(rank);
+        }
         self.obey(&told, work);
         // The count first, then the look: a kick is in the ring before it is counted, so what was
         // counted and is not in the ring any more has been served.

@@ -70,6 +70,12 @@ impl<M: SharedMemory + Copy> View<M> {
         self.of(kind, Party::unit(self.unit))
     }
 
+    /// The store's pages of our connection to it, one of each replica.
+    pub fn store_pages(&self) -> impl Iterator<Item = Part<M>> + '_ {
+        let replicas = system::SYSTEM.all_with_role(system::Role::XenStore).count() as u8;
+        (0..replicas).map(|replica| self.own(RegionKind::StoreServer(replica)))
+    }
+
     /// The region of this kind that is about `subject`.
     ///
     /// # Panics

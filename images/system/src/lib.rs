@@ -140,6 +140,15 @@ impl System {
         self.units.iter().position(|unit| unit.store_slot.map(usize::from) == Some(slot))
     }
 
+    /// The indices of all units that do this, in order: the first is replica 1.
+    pub fn all_with_role(
+        &self,
+        role: Role,
+    ) -> impl DoubleEndedIterator<Item = usize> + Clone + use<> {
+        let units = self.units.iter().enumerate();
+        units.filter(move |(_, unit)| unit.role == role).map(|(index, _)| index)
+    }
+
     /// The index of the first unit that does this.
     pub const fn with_role(&self, role: Role) -> Option<usize> {
         let mut index = 0;
@@ -163,10 +172,12 @@ mod tests {
         let store = SYSTEM.unit("xenstore-uk").unwrap();
         let tool = SYSTEM.with_role(Role::Tool).unwrap();
         assert_eq!((SYSTEM.units[store].domid, SYSTEM.units[tool].domid), (1, 5));
-        assert_eq!(SYSTEM.units[tool].depends_on, [store]);
+        let stores: Vec<usize> = SYSTEM.all_with_role(Role::XenStore).collect();
+        assert_eq!((stores.len(), stores[0]), (3, store));
+        assert_eq!(SYSTEM.units[tool].depends_on, stores);
         assert_eq!(SYSTEM.units[tool].store_slot, Some(0));
         let net = SYSTEM.with_role(Role::Net).unwrap();
-        assert_eq!(SYSTEM.restart_order, [store, tool, net]);
+        assert_eq!(SYSTEM.restart_order, [&stores[..], &[tool, net]].concat());
         assert_eq!((SYSTEM.units[net].domid, SYSTEM.client_on(0)), (4, Some(tool)));
         assert!(FABRIC_PAGES <= SYSTEM.limits.fabric_pages as usize);
     }
@@ -195,11 +206,15 @@ mod tests {
     fn the_connection_between_units_is_two_pages() {
         let (store, tool) = (Party::unit(XENSTORE_UK), Party::unit(TOOL_UK));
         let client = |party| LAYOUT.find(party, RegionKind::StoreClient, tool).unwrap();
-        let server = |party| LAYOUT.find(party, RegionKind::StoreServer, tool).unwrap();
+        let server = |party| LAYOUT.find(party, RegionKind::StoreServer(0), tool).unwrap();
         assert_eq!(client(tool).access, Access::ReadWrite);
         assert_eq!(client(store).access, Access::ReadOnly);
         assert_eq!(server(tool).access, Access::ReadOnly);
         assert_eq!(server(store).access, Access::ReadWrite);
         assert_eq!(LAYOUT.find(tool, RegionKind::Slots, store), None);
+        let other = Party::unit(SYSTEM.all_with_role(Role::XenStore).nth(1).unwrap());
+        assert_eq!(server(other).access, Access::ReadOnly);
+        let areas = LAYOUT.find(other, RegionKind::Areas, store).unwrap();
+        assert_eq!(areas.access, Access::ReadOnly);
     }
 }

@@ -22,6 +22,8 @@ pub struct Plan {
     pub after: u64,
     /// What the orchestrator is in the middle of when they come.
     pub during: Option<During>,
+    /// Which replica of the XenStore they hit.
+    pub target: Target,
 }
 
 /// What the orchestrator is in the middle of when a fault comes.
@@ -43,6 +45,15 @@ impl During {
     }
 }
 
+/// A replica of the XenStore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The one that serves when the fault is due.
+    Leader,
+    /// The first one, which leads until its first fault and follows afterwards.
+    First,
+}
+
 /// The domain of the unit with this role.
 fn domid(role: Role) -> Result<u16> {
     let unit = SYSTEM.with_role(role).with_context(|| format!("no unit is a {role:?}"))?;
@@ -57,10 +68,13 @@ impl Plan {
 
     /// The word that asks for these faults in the unit with this role.
     pub fn word_for(&self, role: Role) -> Result<String> {
-        let Plan { kinds, count, seed, gap_us, after, during } = self;
+        let Plan { kinds, count, seed, gap_us, after, during, target } = self;
+        let unit = match target {
+            Target::Leader if role == Role::XenStore => "store".to_owned(),
+            _ => domid(role)?.to_string(),
+        };
         let mut word = format!(
-            "inject=unit:{};kinds:{};count:{count};seed:{seed};gap_us:{gap_us};after:{after}",
-            domid(role)?,
+            "inject=unit:{unit};kinds:{};count:{count};seed:{seed};gap_us:{gap_us};after:{after}",
             kinds.join("+"),
         );
         if let Some(during) = during {
@@ -148,26 +162,47 @@ impl Fault {
         }
     }
 
-    /// Notes a recovery of the unit, if the record tells of one after this fault.
+    /// Notes a recovery of the unit or of another replica, or that one of them serves in the place
+    /// of another, if the record tells of it after this fault. After a fail-over it does not matter
+    /// to anybody when the failed one was back.
     pub fn note(&mut self, record: &Record, unit: &str) -> bool {
-        let is_ours = record.source.is_empty() && record.is("recovered");
+        let is_turn = record.is("failed-over");
+        let is_ours = record.source.is_empty() && (is_turn || record.is("recovered"));
+        let name = record.text(if is_turn { "from" } else { "unit" });
         let last = self.repaired.unwrap_or(self.at);
         let related = self.at..=last.saturating_add(RELATED_NS);
         let detected = record.number("detected").filter(|detected| related.contains(detected));
-        if !is_ours || record.text("unit") != Some(unit) || detected.is_none() {
+        if !is_ours || !name.is_some_and(|name| is_replica(name, unit)) || detected.is_none() {
             return false;
         }
-        if self.detected.is_none() {
+        if self.detected.is_none() || is_turn {
             self.detected = detected;
+        }
+        if self.reason.is_none() {
             self.reason = record.text("reason").map(str::to_owned);
+        }
+        if self.received.is_none() {
             self.received =
                 record.number("cpu").zip(self.cpu).and_then(|(now, then)| now.checked_sub(then));
+        }
+        if is_turn {
+            self.repaired = record.number("answered");
+            self.rung = Some(0);
+        }
+        if self.rung == Some(0) {
+            return true;
         }
         self.repaired = record.number("repaired").filter(|repaired| *repaired > self.at);
         self.rung = record.number("rung");
         self.tries = record.number("tries");
         true
     }
+}
+
+/// Whether `name` is that of the unit, or of another of its kind: with a number behind it.
+fn is_replica(name: &str, unit: &str) -> bool {
+    let rest = name.strip_prefix(unit);
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
 }
 
 /// Every fault of these records with its recoveries: those up to the next fault.
@@ -191,6 +226,7 @@ pub fn collect(records: &[Record], unit: &str) -> Vec<Fault> {
 /// The name of a rung of the ladder.
 pub fn rung_name(rung: u64) -> &'static str {
     match rung {
+        0 => "fail-over",
         1 => "microreset",
         2 => "microreboot",
         3 => "rebuild",
@@ -215,6 +251,21 @@ mod tests {
             "repaired": repaired,
         });
         record(source, value)
+    }
+
+    #[test]
+    fn a_fail_over_repairs_whatever_becomes_of_the_failed_one() {
+        let turn = json!({ "event": "failed-over", "from": "u", "to": "u-2", "detected": 110,
+            "named": 111, "serves": 150, "answered": 160 });
+        let injected = json!({ "event": "injected", "kind": "crash-undefined", "at": 100 });
+        let mut records = vec![record("", injected), record("", turn), recovered("", 1, 110, 900)];
+        for _ in 0..2 {
+            let fault = &collect(&records, "u")[0];
+            let told = (fault.detected, fault.repaired, fault.rung);
+            assert_eq!(told, (Some(110), Some(160), Some(0)));
+            records.swap(1, 2);
+        }
+        assert!(is_replica("u-2", "u") && !is_replica("unit", "u"));
     }
 
     #[test]
@@ -285,12 +336,22 @@ mod tests {
     #[test]
     fn the_word_is_what_the_orchestrator_reads() {
         let kinds = vec!["crash-undefined", "hang-loop"];
-        let plan = Plan { kinds, count: 3, seed: 7, gap_us: 1000, after: 50, during: None };
+        let plan = Plan {
+            kinds,
+            count: 3,
+            seed: 7,
+            gap_us: 1000,
+            after: 50,
+            during: None,
+            target: Target::First,
+        };
         let word =
             "inject=unit:1;kinds:crash-undefined+hang-loop;count:3;seed:7;gap_us:1000;after:50";
         assert_eq!(plan.word().unwrap(), word);
         let during = |during| Plan { during: Some(during), ..plan.clone() }.word().unwrap();
         assert_eq!(during(During::Create), format!("{word};during:create"));
         assert_eq!(during(During::Rebuild(Role::Tool)), format!("{word};during:rebuild;with:5"));
+        let leader = Plan { target: Target::Leader, ..plan.clone() }.word().unwrap();
+        assert_eq!(leader, word.replace("unit:1", "unit:store"));
     }
 }

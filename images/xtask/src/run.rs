@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, bail, ensure};
 
 use crate::build;
-use crate::faults::Plan;
+use crate::faults::{Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::{Clock, Machine, Nic, Outcome, Vm};
 use crate::timeline::Timeline;
@@ -138,7 +138,7 @@ fn is_demonstrated(options: &Options, timeline: &Timeline) -> bool {
 /// The demonstration's faults.
 pub fn demonstration(seed: u64) -> Plan {
     let (count, gap_us, after) = (DEMO_FAULTS, DEMO_GAP_US, DEMO_AFTER);
-    Plan { kinds: KINDS.to_vec(), count, seed, gap_us, after, during: None }
+    Plan { kinds: KINDS.to_vec(), count, seed, gap_us, after, during: None, target: Target::Leader }
 }
 
 /// The machine that these options describe.

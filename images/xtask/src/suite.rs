@@ -177,7 +177,7 @@ pub const BOOTS: [Boot; 5] = [
             ]),
             Expect::Line("(g16) demo: wrote*read it back"),
             // A command for the shell's guest, in whose middle tool-uk is rebuilt.
-            Expect::Type("c17\recho $((6*7))-ty\x1d2c17\rped\r"),
+            Expect::Type("c17\recho $((6*7))-ty\x1d4c17\rped\r"),
             Expect::Line("\"recovered\",\"unit\":\"tool-uk\"*\"rung\":3"),
             Expect::Line("(g17) 42-typed"),
             Expect::Type("\x1dPy"),

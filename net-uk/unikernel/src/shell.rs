@@ -91,8 +91,7 @@ impl Shell {
         vifs.notify_all();
         report.kept = plane.counters().redone as u32;
         let unit = &system::SYSTEM.units[view.unit()];
-        let (client, server) =
-            (view.own(RegionKind::StoreClient), view.own(RegionKind::StoreServer));
+        let client = view.own(RegionKind::StoreClient);
         Self {
             xen,
             plane,
@@ -100,7 +99,7 @@ impl Shell {
             nic,
             vifs,
             hotplug: Hotplug::new(unit.domid, &connected),
-            store: store::Connection::new(client, server, epoch),
+            store: store::Connection::new(client, view.store_pages().collect(), epoch),
             store_slot: unit.store_slot.expect("the network is a client of the XenStore"),
             table: DomainsReader::new(view.of(RegionKind::Domains, Party::ORCHESTRATOR)),
             is_table_due: true,

@@ -68,8 +68,7 @@ impl Tool {
                 .map(|net| system::SYSTEM.units[net].domid),
         };
         let table = view.of(RegionKind::Domains, Party::ORCHESTRATOR);
-        let (client, server) =
-            (view.own(RegionKind::StoreClient), view.own(RegionKind::StoreServer));
+        let client = view.own(RegionKind::StoreClient);
         let out = LogWriter::new(view.own(RegionKind::ConsoleOut));
         let keys =
             KeyReader::new(view.own(RegionKind::ConsoleTaken), view.own(RegionKind::ConsoleIn));
@@ -79,7 +78,7 @@ impl Tool {
             engine: Engine::new(specs, options, kept),
             requests: MessageWriter::new(requests, replies),
             replies: MessageReader::new(requests, replies),
-            store: Connection::new(client, server, epoch),
+            store: Connection::new(client, view.store_pages().collect(), epoch),
             journal,
             table: DomainsReader::new(table),
             is_table_due: true,

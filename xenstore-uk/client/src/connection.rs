@@ -2,6 +2,8 @@
 //! (io/xs_wire.h), each page written by one side alone. We write requests, how far we wrote them
 //! and how far we read; the store writes the rest.
 //!
+//! Each replica of the store has a page; the one that took the connection over last counts.
+//!
 //! To start over we set our two indices to 0, then change our connection word; the store has
 //! started over, too, when its word is equal.
 
@@ -27,7 +29,7 @@ pub enum Said {
 #[derive(Debug)]
 pub struct Connection<M> {
     own: M,
-    peer: M,
+    peers: Vec<M>,
     framer: Framer,
     unsent: Vec<u8>,
     is_open: bool,
@@ -35,11 +37,13 @@ pub struct Connection<M> {
 }
 
 impl<M: SharedMemory> Connection<M> {
-    /// Begins a connection in life `epoch`: `own` is our page, `peer` the store's.
-    pub fn new(own: M, peer: M, epoch: Epoch) -> Self {
+    /// Begins a connection in life `epoch`: `own` is our page, `peers` are those of the store's
+    /// replicas, at least one.
+    pub fn new(own: M, peers: Vec<M>, epoch: Epoch) -> Self {
+        assert!(!peers.is_empty(), "a store has a replica");
         let mut connection = Self {
             own,
-            peer,
+            peers,
             framer: Framer::new(),
             unsent: Vec::new(),
             is_open: false,
@@ -48,6 +52,16 @@ impl<M: SharedMemory> Connection<M> {
         // Connections that begin anew in one life count on from its number, far from the next's.
         connection.begin(epoch.wrapping_mul(1 << 16) | 1);
         connection
+    }
+
+    /// The page of the replica that serves. It was made equal to the former one's before it was
+    /// marked, so nothing else changes with it.
+    fn peer(&self) -> &M {
+        let taken_over = |peer: &&M| peer.load_u64(ring::TAKEN_OVER);
+        match &self.peers[..] {
+            [only] => only,
+            peers => peers.iter().max_by_key(taken_over).unwrap_or(&peers[0]),
+        }
     }
 
     fn begin(&mut self, word: u32) {
@@ -81,7 +95,7 @@ impl<M: SharedMemory> Connection<M> {
             return;
         }
         let producer = self.own.load_u32(ring::REQUEST_PRODUCER);
-        let consumer = self.peer.load_u32(ring::REQUEST_CONSUMER);
+        let consumer = self.peer().load_u32(ring::REQUEST_CONSUMER);
         // An impossible index is noticed when the other side's answers are looked for.
         let room = filled(producer, consumer).map_or(0, |waiting| RING_LEN - waiting);
         let count = room.min(self.unsent.len());
@@ -98,7 +112,7 @@ impl<M: SharedMemory> Connection<M> {
     /// What XenStore said next. After [`Said::Restarted`] the engine asks again.
     pub fn next_said(&mut self) -> Said {
         let word = self.own.load_u32(ring::CONNECTION);
-        if self.peer.load_u32(ring::CONNECTION) != word {
+        if self.peer().load_u32(ring::CONNECTION) != word {
             return if self.is_open { self.restart() } else { Said::Nothing };
         }
         self.is_open = true;
@@ -120,16 +134,17 @@ impl<M: SharedMemory> Connection<M> {
     /// Takes bytes out of the ring; returns how many. `None`: its indices are impossible, or the
     /// store gave the connection up.
     fn receive(&mut self) -> Option<usize> {
-        if self.peer.load_u32(ring::ERROR) != 0 {
+        if self.peer().load_u32(ring::ERROR) != 0 {
             return None;
         }
         let consumer = self.own.load_u32(ring::RESPONSE_CONSUMER);
-        let waiting = filled(self.peer.load_u32(ring::RESPONSE_PRODUCER), consumer).ok()?;
+        let peer = self.peer();
+        let waiting = filled(peer.load_u32(ring::RESPONSE_PRODUCER), consumer).ok()?;
         let count = waiting.min(self.framer.room());
         let mut bytes = [0; RING_LEN];
         let mut done = 0;
         for (start, len) in stretches(consumer, count) {
-            self.peer.read(ring::RESPONSES + start, &mut bytes[done..done + len]);
+            peer.read(ring::RESPONSES + start, &mut bytes[done..done + len]);
             done += len;
         }
         self.framer.feed(&bytes[..count]);
@@ -191,7 +206,7 @@ mod tests {
 
     fn sides() -> (Connection<HeapMemory>, Echo) {
         let (client, server) = (HeapMemory::new(4096), HeapMemory::new(4096));
-        let connection = Connection::new(client.clone(), server.clone(), 3);
+        let connection = Connection::new(client.clone(), vec![server.clone()], 3);
         (connection, Echo { client, server, request: Vec::new(), response: Vec::new() })
     }
 
@@ -232,12 +247,32 @@ mod tests {
     }
 
     #[test]
+    fn the_replica_that_took_over_last_is_heard() {
+        let (client, first) = (HeapMemory::new(4096), HeapMemory::new(4096));
+        let second = HeapMemory::new(4096);
+        let peers = vec![first.clone(), second.clone()];
+        let mut connection = Connection::new(client.clone(), peers, 3);
+        let (request, response) = (Vec::new(), Vec::new());
+        let mut echo = Echo { client, server: first.clone(), request, response };
+        echo.server.store_u64(ring::TAKEN_OVER, 1);
+        let message = ask(&mut connection, &mut echo, &Call::read("/a"));
+        assert_eq!(message.payload, b"/a\0");
+        let mut page = [0; 4096];
+        first.read(0, &mut page);
+        second.write(0, &page);
+        second.store_u64(ring::TAKEN_OVER, 2);
+        echo.server = second;
+        let message = ask(&mut connection, &mut echo, &Call::read("/b"));
+        assert_eq!(message.payload, b"/b\0");
+    }
+
+    #[test]
     fn a_new_life_is_a_new_connection() {
         let (mut connection, mut echo) = sides();
         ask(&mut connection, &mut echo, &Call::read("/a"));
         // Half a request, then death.
         connection.send(&Call::read("/half").encode(1)[..20]);
-        let mut next = Connection::new(echo.client.clone(), echo.server.clone(), 4);
+        let mut next = Connection::new(echo.client.clone(), vec![echo.server.clone()], 4);
         assert_eq!(next.next_said(), Said::Nothing);
         let message = ask(&mut next, &mut echo, &Call::read("/whole"));
         assert_eq!(message.payload, b"/whole\0");

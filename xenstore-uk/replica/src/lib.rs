@@ -8,7 +8,9 @@
 //! start    let replica = Replica::start(&setup, places, now_ns);   // or replica.resume(epoch)
 //! loop     replica.server().kick(client)                  for each kicked connection
 //!          let round = replica.round(now_ns, relay, &mut host);
-//!          panic if round.fault; wait, at most until round.wake_at_ns, unless round.more
+//!          panic if round.fault; unless round.more, tell whoever waits, then
+//!          let idle = replica.idle(now_ns);
+//!          panic if idle.fault; wait, at most until round.wake_at_ns and idle.wake_at_ns
 //! ```
 //!
 //! `relay` is the orchestrator's word: the epoch of the relay, and whether it names this replica.
@@ -29,10 +31,10 @@ use core::cell::Cell;
 
 use fabric::{Epoch, SharedMemory};
 use raft::{Birth, Damage, Node, Settings, Status};
-use store::{Config, Server, StartReport};
+use store::{Config, Index, Server, StartReport};
 
 use machine::Machine;
-pub use round::{Host, Relay, Round};
+pub use round::{Host, Idle, Relay, Round};
 
 /// Who this replica is, and what its store is told.
 #[derive(Clone, Debug)]
@@ -49,11 +51,13 @@ pub struct Setup {
     pub services: Vec<u16>,
 }
 
-/// Memory that outlives a replica. It alone writes all but `others`.
+/// Memory that outlives a life. The replica alone writes all but `others`.
 #[derive(Clone, Debug)]
 pub struct Places<M, A, L> {
     /// The durable form of the state.
     pub slots: M,
+    /// Where everything lies in the slots.
+    pub index: Index<M>,
     /// What is under way on each connection while this replica leads.
     pub areas: A,
     /// The areas of the other replicas.
@@ -89,6 +93,10 @@ pub struct Replica<M, A, L> {
     /// Term in which the server was promoted.
     promoted: u64,
     message: Vec<u8>,
+    /// Whether it has begun to serve and has not answered yet.
+    is_new: bool,
+    /// Whether the log had room for all that the server wanted in the last round.
+    has_room: bool,
     /// Whether a change of anything but the server has begun and not ended.
     busy: Cell<bool>,
     damage: Option<Damage>,
@@ -100,9 +108,12 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
     where
         A: Clone,
     {
-        let Places { slots, areas, others, log } = places;
+        let Places { slots, index, areas, others, log } = places;
         let settings = settings(&setup);
-        let open = || Server::join(&setup.config, slots.clone(), areas.clone(), &setup.services);
+        let open = || {
+            let (slots, areas, index) = (slots.clone(), areas.clone(), index.clone());
+            Server::join(&setup.config, slots, areas, index, &setup.services)
+        };
         let (mut server, store) = open();
         let mut found = Found { store, is_newcomer: false };
         let node = match Node::open(log.clone(), settings, server.applied()) {
@@ -135,6 +146,8 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
             campaign_ns: round::CAMPAIGN_NS,
             promoted: 0,
             message: Vec::with_capacity(raft::MAX_MESSAGE),
+            is_new: false,
+            has_room: true,
             busy: Cell::new(false),
             damage: None,
         };

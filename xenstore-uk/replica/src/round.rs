@@ -74,6 +74,15 @@ pub struct Round {
     pub damage: Option<Damage>,
 }
 
+/// What a step of background work came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// As [`Round::fault`].
+    pub fault: Option<Fault>,
+    /// When there is more to do.
+    pub wake_at_ns: u64,
+}
+
 impl<M, A, L> Replica<M, A, L>
 where
     M: SharedMemory + Clone,
@@ -93,20 +102,27 @@ where
         self.execute(now_ns, host, &mut round);
         self.serve(now_ns, host, &mut round);
         self.act(host);
-        let has_room = self.propose(now_ns);
+        self.has_room = self.propose(now_ns);
         self.say(now_ns, host);
         let status = self.node.status();
-        round.more |= status.commit > status.applied;
-        if !round.more && round.fault.is_none() {
-            round.fault = self.machine.server.idle_step(now_ns);
-            let idle_ns = self.machine.server.next_deadline(now_ns);
-            let due_ns = [self.node.poll_deadline(), self.campaign_at_ns];
-            round.wake_at_ns = due_ns.into_iter().flatten().chain([idle_ns]).min();
-            // A step of sweeping was ordered.
-            round.more = has_room && self.serves() && self.machine.server.has_orders();
-        }
+        // A replica that waits for a snapshot has entries that it cannot execute yet.
+        round.more |= status.commit > status.applied && !status.restoring;
+        let due_ns = [self.node.poll_deadline(), self.campaign_at_ns];
+        round.wake_at_ns = due_ns.into_iter().flatten().min();
         round.damage = self.damage;
         round
+    }
+
+    /// A bounded step of what nobody waits for, after a round that left nothing to do at once.
+    pub fn idle(&mut self, now_ns: u64) -> Idle {
+        let server = &mut self.machine.server;
+        let fault = server.idle_step(now_ns);
+        let mut wake_at_ns = server.next_deadline(now_ns);
+        // The next round proposes what was ordered, a step of sweeping for example.
+        if self.has_room && self.serves() && self.machine.server.has_orders() {
+            wake_at_ns = now_ns;
+        }
+        Idle { fault, wake_at_ns }
     }
 
     /// Whether this replica may answer.
@@ -199,6 +215,7 @@ where
                     if serves {
                         self.machine.server.settle_in();
                         host.take_over(&mut self.machine.server);
+                        self.is_new = true;
                         round.has_taken_over = true;
                         round.more = true;
                     }
@@ -217,12 +234,21 @@ where
             let Some(client) = self.machine.server.next_ready(now_ns) else { return };
             let served = host.serve(&mut self.machine.server, client, now_ns);
             let Some(progress) = served else { continue };
-            round.completed += u64::from(progress.executed || progress.notify);
+            round.completed += u64::from(progress.executed || progress.notify || progress.advanced);
             if progress.fault.is_some() {
                 round.fault = progress.fault;
                 return;
             }
             self.act(host);
+            if progress.advanced {
+                // Several pieces of longer work, each of them a progress, would together look like
+                // a hang: it is told after each.
+                break;
+            }
+            if progress.notify && core::mem::take(&mut self.is_new) {
+                // Whoever has waited for the fail-over need not wait for the others' answers, too.
+                break;
+            }
         }
         round.more = true;
     }

@@ -1,4 +1,4 @@
-//! XenStore as a unikernel: the thin shell around the engine of `store`.
+//! XenStore as a unikernel: the thin shell around one replica of the engine.
 #![cfg_attr(target_os = "none", no_std)]
 #![no_main]
 #![forbid(unsafe_code)]
@@ -7,6 +7,7 @@ extern crate alloc;
 
 #[cfg(feature = "fault-points")]
 mod fault_points;
+mod mail;
 mod pulse;
 mod seats;
 mod shell;
@@ -41,11 +42,12 @@ fn main(boot: Boot) -> ! {
     pulse::begin(view.regions().health);
     let mut report = RecoveryReport { rung: rung as u32, ..RecoveryReport::default() };
     if kept {
-        SHELL.modify(|shell| shell.resume(&mut report));
+        SHELL.modify(|shell| shell.resume(service.epoch(), xen.now_ns(), &mut report));
     } else {
         let aside = boot.aside().expect("our builder gives us all that we ask for");
         let index = Part::new(aside, 0, INDEX_LEN);
-        SHELL.put(Shell::start(xen, &view, index, service.nonce(), &mut report));
+        let (epoch, nonce) = (service.epoch(), service.nonce());
+        SHELL.put(Shell::start(xen, &view, index, epoch, nonce, &mut report));
     }
     if report.dropped > 0 {
         let text = format_args!("{} records could not be read back: memory failed", report.dropped);

@@ -11,6 +11,7 @@ use runtime::{FabricMemory, Hypervisor, Mapping};
 use service::ids::SLOTS;
 use service::view::View;
 use store::{Progress, Ring, Server};
+use wire::ring;
 
 use crate::Fabric;
 
@@ -45,6 +46,7 @@ pub struct Seats {
     /// A seat is being taken or given up: a life that ends meanwhile owns one mapping more or less
     /// than the seats say.
     is_changing: bool,
+    view: View<FabricMemory>,
 }
 
 impl Seats {
@@ -59,6 +61,7 @@ impl Seats {
             seen: vec![None; SLOTS],
             seats: core::iter::repeat_with(|| None).take(SLOTS).collect(),
             is_changing: false,
+            view: *view,
         }
     }
 
@@ -67,17 +70,36 @@ impl Seats {
         !self.is_changing
     }
 
-    /// Seats the unit at `index` of the system description, on connection slot `slot`, on its two
-    /// pages of the fabric.
-    pub fn seat_unit(&mut self, client: u16, index: usize, slot: u16, view: &View<FabricMemory>) {
-        let unit = Party::unit(index);
-        let ring = Ring::Pair {
-            client: view.of(RegionKind::StoreClient, unit),
-            server: view.of(RegionKind::StoreServer, unit),
+    /// Seats a service on its two pages of the fabric: its own, and ours, which becomes what that
+    /// of the former leader is. `relay` is greater than at every former time. False: there is no
+    /// such service.
+    pub fn seat_unit(&mut self, client: u16, domid: u16, relay: u64) -> bool {
+        let mut units = system::SYSTEM.units.iter().enumerate();
+        let Some((index, unit)) = units.find(|(_, unit)| unit.domid == domid) else {
+            return false;
         };
-        let domid = system::SYSTEM.units[index].domid;
-        let channel = Channel::Service(ring);
-        self.seat(usize::from(slot), |_| Some(Seat { client, domid, channel }));
+        let Some(slot) = unit.store_slot else { return false };
+        let stores = system::SYSTEM.all_with_role(system::Role::XenStore).zip(0..);
+        let page = |replica| self.view.of(RegionKind::StoreServer(replica), Party::unit(index));
+        let taken_over = |page: &Fabric| page.load_u64(ring::TAKEN_OVER);
+        let mut own = page(0);
+        let mut latest = own;
+        for (store, replica) in stores {
+            let page = page(replica);
+            if taken_over(&page) > taken_over(&latest) {
+                latest = page;
+            }
+            if store == self.view.unit() {
+                own = page;
+            }
+        }
+        let mut bytes = [0; ring::TAKEN_OVER];
+        latest.read(0, &mut bytes);
+        own.write(0, &bytes);
+        own.store_u64(ring::TAKEN_OVER, relay);
+        let client_page = self.view.of(RegionKind::StoreClient, Party::unit(index));
+        let channel = Channel::Service(Ring::Pair { client: client_page, server: own });
+        self.seat(usize::from(slot), |_| Some(Seat { client, domid, channel }))
     }
 
     /// Maps the ring of a guest and gives it the seat of its slot. False: it is no domain of the
@@ -133,6 +155,23 @@ impl Seats {
         let progress = match &seat.channel {
             Channel::Guest(ring) => server.serve(client, ring, now_ns),
             Channel::Service(ring) => server.serve(client, ring, now_ns),
+        };
+        Some((slot, progress))
+    }
+
+    /// Answers the request of a connection that was the log entry at `index`. `None`: the
+    /// connection has no ring any more.
+    pub fn finish<M: SharedMemory, A: SharedMemory>(
+        &self,
+        server: &mut Server<M, A>,
+        client: u16,
+        index: u64,
+        now_ns: u64,
+    ) -> Option<(u16, Progress)> {
+        let (slot, seat) = self.of_client(client)?;
+        let progress = match &seat.channel {
+            Channel::Guest(ring) => server.finish(client, index, ring, now_ns),
+            Channel::Service(ring) => server.finish(client, index, ring, now_ns),
         };
         Some((slot, progress))
     }

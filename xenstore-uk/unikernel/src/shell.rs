@@ -1,5 +1,5 @@
-//! The engine between its inputs and outputs: kicks and the domain table in, served rings and kicks
-//! out.
+//! The replica between its inputs and outputs: kicks, messages and the domain table in, served
+//! rings, messages and kicks out.
 
 use alloc::vec::Vec;
 use core::fmt::Write;
@@ -7,21 +7,22 @@ use core::fmt::Write;
 use fabric::control::Rung;
 use fabric::health::RecoveryReport;
 use fabric::log::{Level, LogWriter};
-use fabric::view::RegionKind;
+use fabric::view::{Party, RegionKind};
+use fabric::Epoch;
+use replica::{Host, Places, Relay, Replica, Setup};
 use runtime::{FabricMemory, Hypervisor, Survivor};
-use service::ids::{self, SLOTS, STORES};
+use service::ids::{self, PEERS, SLOTS, STORES};
 use service::view::View;
 use service::{Outbox, Step};
 use store::persist::index_len;
 use store::{
-    Action, Config, Origin, Quota, Reports, SLOT_LEN, Server, StartReport, Stats, Strength,
+    Action, Config, Fault, Index, Origin, Progress, Quota, Reports, SLOT_LEN, Server, StartReport, Stats,
+    Strength,
 };
 
+use crate::mail::Mail;
 use crate::seats::Seats;
 use crate::{Fabric, pulse};
-
-/// Requests served between two looks at the inbox.
-const SERVED_PER_STEP: usize = 16;
 
 /// Memory of ours that outlives us.
 #[cfg(not(feature = "fault-points"))]
@@ -30,221 +31,297 @@ type Durable = Fabric;
 type Durable = crate::fault_points::Memory;
 
 /// Bytes of the index: what a life finds that follows a change which a microreset interrupted.
-pub const INDEX_LEN: usize = index_len(system::LAYOUT.largest(RegionKind::Slots) / SLOT_LEN);
+pub const INDEX_LEN: usize = index_len(system::LAYOUT.largest_slots() / SLOT_LEN);
 
 /// Tells the operator of a limit that a domain has passed.
 type Tell<'a> = &'a mut dyn FnMut(u16, Quota, Strength);
 
-/// The engine and its connections.
+type Engine = Server<Durable, Durable>;
+
+/// The replica and its connections.
 #[derive(Debug)]
 pub struct Shell {
-    server: Server<Durable, Durable>,
+    replica: Replica<Durable, Durable, Durable>,
     seats: Seats,
-    /// Slots to notify since a recovery: a former life may have died before it did.
+    mail: Mail,
+    /// Epoch of the relay while it names us, else 0.
+    relay: u64,
+    /// The orchestrator is to be told that we serve. One round later, so that it hears of the first
+    /// answers at the same time, and takes the CPU for nothing else before.
+    is_news: bool,
+    /// Slots to notify in the next step.
     owed: Vec<u16>,
     damaged: bool,
-    /// The domain table may have changed.
-    must_look: bool,
-    /// This life has not answered yet, and has somebody to answer.
-    is_new: bool,
     /// What the start found, until it is told.
     found: Option<StartReport>,
 }
 
 impl Shell {
-    /// Reads back what the fabric holds, or begins a new store, and seats everybody. `index` has
-    /// [`INDEX_LEN`] bytes; the former life's index is believed after a microreset alone.
+    /// Reads back what the fabric holds, or begins a new store. `index` has [`INDEX_LEN`] bytes; the
+    /// former life's index is believed after a microreset alone.
     pub fn start(
         xen: Hypervisor,
         view: &View<FabricMemory>,
         index: Fabric,
+        epoch: Epoch,
         nonce: u64,
         report: &mut RecoveryReport,
     ) -> Self {
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
-        let config = Config::new(nonce, &[tool], system::SLOTS);
-        let durable = |memory| durable(xen, view, memory);
-        let [slots, areas] =
-            [RegionKind::Slots, RegionKind::Areas].map(|region| durable(view.own(region)));
-        let index = durable(index);
-        let (mut server, found) = if report.rung == Rung::Microreset as u32 {
-            Server::start_indexed(&config, slots, areas, index)
-        } else {
-            Server::start_keeping(&config, slots, areas, index)
+        let units: Vec<usize> = system::SYSTEM.all_with_role(system::Role::XenStore).collect();
+        let place = units.iter().position(|unit| *unit == view.unit());
+        let setup = Setup {
+            replica: place.map_or(1, |place| place as u8 + 1),
+            replicas: units.len() as u8,
+            epoch,
+            config: Config::new(nonce, &[tool], system::SLOTS),
+            services: clients().map(|client| client.domid).collect(),
         };
-        server.set_pulse(pulse::beat);
-        report.reloaded = found.load.nodes;
+        let index = durable(xen, view, index);
+        let is_microreset = report.rung == Rung::Microreset as u32;
+        let index = if is_microreset { Index::Kept(index) } else { Index::Any(index) };
+        let durable = |kind, unit| durable(xen, view, view.of(kind, Party::unit(unit)));
+        let (ours, others) = (view.unit(), units.iter().filter(|unit| **unit != view.unit()));
+        let places = Places {
+            slots: durable(RegionKind::Slots, ours),
+            index,
+            areas: durable(RegionKind::Areas, ours),
+            others: others.map(|unit| durable(RegionKind::Areas, *unit)).collect(),
+            log: durable(RegionKind::RaftLog, ours),
+        };
+        let (mut replica, found) = Replica::start(setup, places, abi::Xen::now_ns(&xen));
+        replica.server_mut().set_pulse(pulse::beat);
+        let load = found.store.load;
+        report.reloaded = load.nodes;
         // A record whose slots look free is lost without a trace of its own.
-        let lost = found.load.lost_records.max(found.load.missing_slots);
+        let lost = load.lost_records.max(load.missing_slots);
         // A life that is not the first one and finds no commit header has lost the whole store.
-        let is_gone = found.is_new && report.rung != Rung::First as u32;
-        report.dropped = lost + found.damaged_areas + u32::from(is_gone);
-        let (seats, owed) = (Seats::new(xen, view, own), Vec::with_capacity(SLOTS));
-        let (damaged, must_look, is_new) = (false, false, true);
-        let mut shell =
-            Self { server, seats, owed, damaged, must_look, is_new, found: Some(found) };
-        for (index, unit) in system::SYSTEM.units.iter().enumerate() {
-            let Some(slot) = unit.store_slot else { continue };
-            let client = shell.server.open(unit.domid).expect("the units' connections come first");
-            shell.seats.seat_unit(client, index, slot, view);
-        }
-        shell.seats.bury_the_absent(&mut shell.server);
-        shell.seat_everybody(report);
+        let is_gone = found.store.is_new && report.rung != Rung::First as u32;
+        report.dropped = lost + found.store.damaged_areas + u32::from(is_gone);
+        let mut shell = Self {
+            replica,
+            seats: Seats::new(xen, view, own),
+            mail: Mail::new(view),
+            relay: 0,
+            is_news: false,
+            owed: Vec::with_capacity(SLOTS),
+            damaged: false,
+            found: Some(found.store),
+        };
+        shell.seats.look_at_domains(shell.replica.server_mut());
+        shell.map_rings();
         shell
     }
 
     /// Whether no change of the state was interrupted.
     pub fn is_whole(&self) -> bool {
-        self.server.is_consistent() && self.seats.are_whole() && !self.damaged
+        self.replica.is_whole() && self.seats.are_whole() && !self.damaged
     }
 
     /// Goes on in memory that a microreset kept.
-    pub fn resume(&mut self, report: &mut RecoveryReport) {
-        self.is_new = true;
-        report.dropped = self.server.resume();
-        report.kept = self.server.state().committed() as u32;
-        self.seats.look_at_domains(&mut self.server);
-        self.seat_everybody(report);
+    pub fn resume(&mut self, epoch: Epoch, now_ns: u64, report: &mut RecoveryReport) {
+        (self.relay, self.is_news) = (0, false);
+        self.owed.clear();
+        self.replica.resume(epoch, now_ns);
+        report.kept = self.replica.server().state().committed() as u32;
+        self.seats.look_at_domains(self.replica.server_mut());
+        self.map_rings();
     }
 
-    /// Attaches every connection that the state knows to its ring. A guest whose ring cannot be
-    /// mapped keeps its connection: it may grant the ring again.
-    fn seat_everybody(&mut self, report: &mut RecoveryReport) {
-        self.owed.clear();
-        // A list of its own: attaching may change that of the server.
-        let connections: Vec<_> = self.server.connections().collect();
+    /// Maps the ring of every guest: a replica that follows is then ready to lead.
+    fn map_rings(&mut self) {
+        let connections: Vec<_> = self.replica.server().connections().collect();
         for connection in connections {
-            let seated = connection.origin == Origin::Shell
-                || self.seats.client_of(connection.domid) == Some(connection.client)
-                || self.seats.seat_guest(connection.client, connection.domid);
-            if seated {
-                self.owed.extend(self.seats.attach(&mut self.server, connection.client));
-                report.resumed += 1;
+            let is_mapped = self.seats.client_of(connection.domid) == Some(connection.client);
+            if connection.origin == Origin::Introduced && !is_mapped {
+                // Without a ring the connection is tried again, and given up, by the leader.
+                self.seats.seat_guest(connection.client, connection.domid);
             }
         }
     }
 
     /// A guest that has no seat since a recovery says that there is something: perhaps it grants
-    /// its ring again.
+    /// its ring again. A replica that follows maps it only.
     fn seat_again(&mut self, slot: u16) {
         let Some(domid) = self.seats.without_seat(slot) else { return };
-        let mut connections = self.server.connections();
+        let server = self.replica.server_mut();
+        let mut connections = server.connections();
         let known =
             connections.find(|other| other.domid == domid && other.origin == Origin::Introduced);
         let Some(client) = known.map(|connection| connection.client) else { return };
         drop(connections);
-        if self.seats.seat_guest(client, domid) {
-            self.owed.extend(self.seats.attach(&mut self.server, client));
+        if self.seats.seat_guest(client, domid) && server.is_leading() {
+            self.owed.extend(self.seats.attach(server, client));
         }
     }
 
-    /// Notes that a connection, or all of them, may have something to say.
+    /// Notes that a connection, or all of them, may have something to say. Messages are looked for
+    /// in every step.
     fn kick(&mut self, id: Option<u16>) {
+        let server = self.replica.server_mut();
         match id {
             Some(id) if STORES.contains(&id) => {
                 if let Some(client) = self.seats.client_on(id) {
-                    self.server.kick(client);
+                    server.kick(client);
                 } else {
                     self.seat_again(id);
                 }
             }
-            Some(ids::DOMAINS) => self.must_look = true,
+            Some(ids::DOMAINS) => self.seats.look_at_domains(server),
             Some(_) => {}
             None => {
-                self.must_look = true;
-                for client in self.seats.clients() {
-                    self.server.kick(client);
-                }
+                self.seats.look_at_domains(server);
+                self.seats.clients().for_each(|client| server.kick(client));
             }
         }
     }
 
-    /// Serves some requests, then does what the engine wants done.
+    /// One round of the replica.
     fn step(&mut self, now_ns: u64, out: &mut Outbox<Fabric>, tell: Tell<'_>) -> Step {
         pulse::renew();
         self.owed.drain(..).for_each(|slot| out.kick(slot));
-        // Whoever has waited for a recovery need not wait for this, too.
-        if !self.is_new && core::mem::take(&mut self.must_look) {
-            self.seats.look_at_domains(&mut self.server);
+        if core::mem::take(&mut self.is_news) {
+            out.kick(ids::RELAY);
         }
-        let mut step = Step { more: true, ..Step::default() };
-        for _ in 0..SERVED_PER_STEP {
-            let Some(client) = self.server.next_ready(now_ns) else {
-                step.more = false;
-                self.is_new = false;
-                break;
-            };
-            let served = self.seats.serve(&mut self.server, client, now_ns);
-            let Some((slot, progress)) = served else { continue };
-            if progress.notify {
-                out.kick(slot);
-            }
-            if let Some(fault) = progress.fault {
-                // What is in memory is not what was written: the next life reads it back.
-                self.damaged = true;
-                panic!("memory is damaged: {fault:?}");
-            }
-            step.completed += u64::from(progress.executed || progress.notify || progress.advanced);
-            self.act(out, tell);
-            if progress.advanced {
-                // Several pieces of longer work, each of them a progress, would together look like
-                // a hang: it is told after each.
-                break;
-            }
-            if progress.notify && core::mem::take(&mut self.is_new) {
-                // Whoever has waited for the recovery need not wait for the others' answers, too.
-                break;
-            }
+        let Self { replica, seats, mail, relay, is_news, .. } = self;
+        let named = Relay { epoch: *relay, is_ours: *relay != 0 };
+        let mut outside = Outside { seats, mail, out, tell, relay: *relay };
+        let round = replica.round(now_ns, named, &mut outside);
+        *is_news = round.has_taken_over;
+        if let Some(fault) = round.fault {
+            self.end_damaged(fault);
         }
-        self.act(out, tell);
-        step.more |= self.must_look;
-        step
+        if let Some(damage) = round.damage {
+            self.damaged = true;
+            panic!("the log is damaged: {damage:?}");
+        }
+        Step { completed: round.completed, more: round.more, wake_at_ns: round.wake_at_ns }
     }
 
-    fn act(&mut self, out: &mut Outbox<Fabric>, tell: Tell<'_>) {
-        while let Some(action) = self.server.next_action() {
-            match action {
-                Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
-                    if self.seats.seat_guest(client, domid) {
-                        if let Some(slot) = self.seats.attach(&mut self.server, client) {
-                            out.kick(slot);
-                        }
-                    } else {
-                        self.server.attach_failed(client);
-                    }
-                }
-                Action::Disconnect { client, .. } => self.seats.leave(client),
-                Action::LimitReached { domid, quota, strength } => tell(domid, quota, strength),
-                Action::Print => {}
-            }
-        }
-    }
-
-    /// A little of what never hurries: scrubbing, sweeping. Returns when there is more to do.
+    /// A little of what never hurries. Returns when there is more to do.
     fn idle(&mut self, now_ns: u64) -> u64 {
         pulse::renew();
-        if let Some(fault) = self.server.idle_step(now_ns) {
-            self.damaged = true;
-            panic!("memory is damaged: {fault:?}");
+        let idle = self.replica.idle(now_ns);
+        if let Some(fault) = idle.fault {
+            self.end_damaged(fault);
         }
-        self.server.next_deadline(now_ns)
+        idle.wake_at_ns
+    }
+
+    /// What is in memory is not what was written: the next life reads it back.
+    fn end_damaged(&mut self, fault: Fault) -> ! {
+        self.damaged = true;
+        panic!("memory is damaged: {fault:?}")
     }
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        self.server.stats()
+        self.replica.server().stats()
     }
 }
 
+/// The services that are clients of the store.
+fn clients() -> impl Iterator<Item = &'static system::Unit> {
+    system::SYSTEM.units.iter().filter(|unit| unit.store_slot.is_some())
+}
+
 #[cfg(not(feature = "fault-points"))]
-fn durable(_: Hypervisor, _: &View<FabricMemory>, memory: Fabric) -> Durable {
-    memory
+fn durable(_: Hypervisor, _: &View<FabricMemory>, region: Fabric) -> Durable {
+    region
 }
 
 #[cfg(feature = "fault-points")]
-fn durable(xen: Hypervisor, view: &View<FabricMemory>, memory: Fabric) -> Durable {
-    Durable::new(memory, view.own(RegionKind::Log), xen)
+fn durable(xen: Hypervisor, view: &View<FabricMemory>, region: Fabric) -> Durable {
+    Durable::new(region, view.own(RegionKind::Log), xen)
+}
+
+/// What a replica needs done outside, for one round.
+struct Outside<'a> {
+    seats: &'a mut Seats,
+    mail: &'a mut Mail,
+    out: &'a mut Outbox<Fabric>,
+    tell: Tell<'a>,
+    relay: u64,
+}
+
+impl Outside<'_> {
+    fn notify(&mut self, served: Option<(u16, Progress)>) -> Option<Progress> {
+        let (slot, progress) = served?;
+        if progress.notify {
+            self.out.kick(slot);
+        }
+        Some(progress)
+    }
+
+    /// Attaches a connection to its ring, or says that it has none.
+    fn attach(&mut self, server: &mut Engine, client: u16, domid: u16, is_mapped: bool) {
+        if !is_mapped && !self.seats.seat_guest(client, domid) {
+            server.attach_failed(client);
+        } else if let Some(slot) = self.seats.attach(server, client) {
+            self.out.kick(slot);
+        }
+    }
+}
+
+impl Host<Durable, Durable> for Outside<'_> {
+    fn receive(&mut self, into: &mut Vec<u8>) -> bool {
+        self.mail.receive(into)
+    }
+
+    fn send(&mut self, to: u8, message: &[u8]) {
+        if self.mail.send(to, message) {
+            self.out.kick(PEERS.start + u16::from(to) - 1);
+        }
+    }
+
+    fn serve(&mut self, server: &mut Engine, client: u16, now_ns: u64) -> Option<Progress> {
+        let served = self.seats.serve(server, client, now_ns);
+        self.notify(served)
+    }
+
+    fn finish(
+        &mut self,
+        server: &mut Engine,
+        client: u16,
+        index: u64,
+        now_ns: u64,
+    ) -> Option<Progress> {
+        let served = self.seats.finish(server, client, index, now_ns);
+        self.notify(served)
+    }
+
+    fn take_over(&mut self, server: &mut Engine) {
+        self.seats.bury_the_absent(server);
+        // A list of its own: attaching may change that of the server.
+        let connections: Vec<_> = server.connections().collect();
+        for connection in connections {
+            let (client, domid) = (connection.client, connection.domid);
+            let is_mapped = match connection.origin {
+                Origin::Shell => self.seats.seat_unit(client, domid, self.relay),
+                Origin::Introduced => self.seats.client_of(domid) == Some(client),
+            };
+            self.attach(server, client, domid, is_mapped);
+        }
+    }
+
+    fn act(&mut self, server: &mut Engine, action: Action) {
+        match action {
+            Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
+                if server.is_leading() {
+                    self.attach(server, client, domid, false);
+                } else {
+                    // A follower maps the ring so that it is there when it leads.
+                    self.seats.seat_guest(client, domid);
+                }
+            }
+            Action::Disconnect { client, .. } => self.seats.leave(client),
+            Action::LimitReached { domid, quota, strength } => {
+                (self.tell)(domid, quota, strength);
+            }
+            Action::Print => {}
+        }
+    }
 }
 
 /// What the service loop drives.
@@ -266,6 +343,14 @@ impl Work {
 }
 
 impl service::Work<Fabric> for Work {
+    fn named(&mut self, relay: u64) {
+        self.shell.modify(|shell| shell.relay = relay);
+    }
+
+    fn rank(&self) -> u64 {
+        self.shell.read(|shell| shell.replica.rank())
+    }
+
     fn kick(&mut self, id: Option<u16>, _: u64, _: &mut Outbox<Fabric>) {
         self.shell.modify(|shell| shell.kick(id));
     }
@@ -306,7 +391,11 @@ impl service::Work<Fabric> for Work {
         let _ = write!(text, "{stats:?}");
         self.log.borrow_mut().line(now_ns, Level::Information, format_args!("{text}"));
         self.shell.read(|shell| {
-            for connection in shell.server.connections() {
+            let status = shell.replica.status();
+            let mut log = self.log.borrow_mut();
+            log.line(now_ns, Level::Information, format_args!("{status:?}"));
+            drop(log);
+            for connection in shell.replica.server().connections() {
                 let seat = shell.seats.client_of(connection.domid);
                 let mut log = self.log.borrow_mut();
                 log.line(now_ns, Level::Information, format_args!("{connection:?} seat {seat:?}"));

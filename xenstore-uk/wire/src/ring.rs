@@ -26,6 +26,10 @@ pub const CONNECTION: usize = 2068;
 pub const ERROR: usize = 2072;
 /// Event channel port for domains made without a toolstack.
 pub const EVENT_PORT: usize = 2076;
+/// In a page of the fabric alone, behind the interface: when its replica of the store last took the
+/// connection over. Of several servers' pages the one with the greatest number counts; written by
+/// the store.
+pub const TAKEN_OVER: usize = 4088;
 /// Bytes that the interface takes of the page.
 pub const INTERFACE_LEN: usize = 2080;
 

@@ -7,6 +7,7 @@ use abi::{DomId, Registers, ShutdownReason};
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
 use fake_xen::{Call, Fault, Machine};
+use service::ids;
 
 use orchestrator::host::UNITS;
 
@@ -24,7 +25,8 @@ fn lives(host: &Fake<'_>) -> [u32; 2] {
 }
 
 fn all_serve(host: &Fake<'_>, services: &[Service; UNITS]) -> bool {
-    (0..2).all(|unit| host.host.supervisor.is_serving(unit)) && services.iter().all(Service::runs)
+    (0..UNITS).all(|unit| host.host.supervisor.is_serving(unit))
+        && services.iter().all(Service::runs)
 }
 
 fn rungs(host: &Fake<'_>) -> Vec<Rung> {
@@ -206,6 +208,52 @@ fn a_service_that_dies_while_another_is_rebuilt_is_reset_in_the_middle_of_it() {
         settle(host, services);
         assert!(all_serve(host, services));
         assert_eq!(lives(host), [2, 2]);
+    });
+}
+
+#[test]
+fn the_relay_turns_to_a_living_replica_and_not_back() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    world.boot(|host, services| {
+        assert_eq!((host.host.store, services[STORE].relay), (STORE, 1));
+        crash(&machine, STORE_DOMAIN);
+        settle(host, services);
+        let next = STORE + 1;
+        assert_eq!((host.host.store, services[next].relay), (next, 2));
+        assert_eq!(services[STORE].relay, 0, "it follows in its next life");
+        assert!(all_serve(host, services));
+        // What it has to say to the third replica passes by; what it has for guests does not.
+        services[STORE].kick(ids::peer(3));
+        settle(host, services);
+        assert!(services[STORE + 2].taken.contains(&ids::peer(1)));
+        crash(&machine, STORE_DOMAIN);
+        settle(host, services);
+        assert_eq!((host.host.store, services[next].relay), (next, 2), "a follower died");
+    });
+}
+
+#[test]
+fn nobody_is_named_before_a_majority_lives_and_then_the_best() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    for (service, rank) in world.services.iter_mut().zip([5, 7, 6]) {
+        service.rank = rank;
+    }
+    world.boot(|host, services| {
+        let is_named = |service: &Service| service.relay > 0;
+        assert_eq!(services.each_ref().map(is_named)[..3], [false, true, false]);
+        crash(&machine, DomId(2));
+        crash(&machine, DomId(3));
+        settle(host, services);
+        for _ in 0..20 {
+            wait(host, services, 1_000_000);
+        }
+        assert!(all_serve(host, services));
+        // Whichever of the two came back first had a better log than the one that lived on.
+        let named: Vec<usize> = (0..UNITS).filter(|unit| is_named(&services[*unit])).collect();
+        assert_eq!(named, [host.host.store]);
+        assert!(services[named[0]].rank > services[STORE].rank);
     });
 }
 

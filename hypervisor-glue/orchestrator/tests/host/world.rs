@@ -1,5 +1,7 @@
 //! A host whose services are as simple as can be: they serve at once, and answer every kick.
 
+use std::collections::BTreeSet;
+
 use abi::{DomId, DomainState, Frame, ShutdownReason, Xen};
 use api::{Operation, Outcome, Reply, Request};
 use builder::pv::MAX_PAGES;
@@ -29,11 +31,12 @@ use orchestrator::watch::Tuning;
 use orchestrator::watchdog::Watchdog;
 use service::{DOORBELL, ids};
 
-/// XenStore and toolstack, by their places in the system description.
-pub const STORE: usize = 0;
-pub const TOOL: usize = 1;
+/// The replica of XenStore that leads first, and the toolstack, by their places in the system
+/// description.
+pub const STORE: usize = system::XENSTORE_UK;
+pub const TOOL: usize = system::TOOL_UK;
 /// The network, by its place.
-pub const NET: usize = 2;
+pub const NET: usize = system::NET_UK;
 /// The mark of the boot that every test begins with.
 pub const NONCE: u64 = 0x1234_5678_9abc;
 /// Time that a turn takes.
@@ -173,6 +176,10 @@ pub struct Service {
     regions: orchestrator::unit::Regions<FakeFabric>,
     requests: Option<(Part<FakeFabric>, Part<FakeFabric>)>,
     pub life: Epoch,
+    /// How well it can lead; 0 for one that does not.
+    pub rank: u64,
+    /// Epoch of the relay under which it serves.
+    pub relay: u64,
     /// Kicks it was given in its present life.
     pub taken: Vec<u16>,
     inbox: Option<KickReader<Part<FakeFabric>, Part<Part<FakeFabric>>>>,
@@ -187,6 +194,9 @@ impl Service {
             regions: regions.unit(index),
             requests: (index == TOOL).then(|| start::operation_rings(regions)),
             life: 0,
+            // The first of those that do the same is the best.
+            rank: (UNITS - index) as u64,
+            relay: 0,
             taken: Vec::new(),
             inbox: None,
             sequence: 0,
@@ -215,7 +225,14 @@ impl Service {
             self.taken.clear();
             self.inbox = None;
             health.start(told.epoch);
+            health.set_rank(self.rank);
             health.set_state(told.epoch, State::Serving);
+        }
+        if told.relay != self.relay {
+            self.relay = told.relay;
+            if told.relay != 0 {
+                self.kick(ids::RELAY);
+            }
         }
         health.set_pong(told.ping);
         let regions = self.regions;
@@ -288,8 +305,10 @@ impl Service {
 fn archive() -> &'static [u8] {
     let mut builder = ArchiveBuilder::new();
     let image = image();
-    for unit in system::SYSTEM.units {
-        builder.add(unit.entry, &image).unwrap();
+    // Units of one kind share an image.
+    let entries: BTreeSet<_> = system::SYSTEM.units.iter().map(|unit| unit.entry).collect();
+    for entry in entries {
+        builder.add(entry, &image).unwrap();
     }
     for guest in system::SYSTEM.guests {
         builder.add(guest.kernel, &[7; 100]).unwrap();

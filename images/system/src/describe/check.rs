@@ -25,6 +25,10 @@ const GUEST_VCPUS: RangeInclusive<u32> = 1..=1;
 /// Each vif takes a place in net-uk's journal.
 const GUEST_VIFS: RangeInclusive<u32> = 0..=4;
 /// A fabric is at least a few pages; 64 MiB of it would no longer be "small state".
+/// Least pages of a replica's log: four times the decision of the longest transaction.
+const RAFT_LOG_PAGES: u32 = 32;
+/// Pages of a half ring of messages (`raft::MIN_HALF`).
+const RAFT_MAIL_PAGES: u32 = 9;
 const FABRIC_PAGES: RangeInclusive<u32> = 16..=16384;
 /// The archive is copied by nobody, but lies in the initial domain's memory.
 const ARCHIVE_MIB: RangeInclusive<u32> = 1..=512;
@@ -151,12 +155,13 @@ fn check_unit(description: &Description, index: usize, unit: &Unit) -> Result<()
 
 fn check_regions(description: &Description, unit: &Unit) -> Result<(), Wrong> {
     let field = |name: &str| format!("unit \"{}\": regions.{name}", unit.name);
-    let Regions { log, slots, areas, requests, replies, journal, console_out } = unit.regions;
+    let Regions { log, slots, areas, requests, replies, journal, console_out, .. } = unit.regions;
     within(field("log"), log, 1..=64, "pages; the last words of a unit are evidence")?;
     let most = description.limits.fabric_pages;
     match unit.role {
         Role::Xenstore => {
             within(field("slots"), slots, 2..=most, "pages")?;
+            check_replica(description, unit)?;
             let least = 3 * description.limits.slots;
             within(field("areas"), areas, least..=most, "pages: 3 or more per slot")?;
             let per_slot = areas / description.limits.slots;
@@ -185,6 +190,19 @@ fn check_regions(description: &Description, unit: &Unit) -> Result<(), Wrong> {
     within(field("replies"), replies, 0..=0, why)?;
     within(field("console-out"), console_out, 0..=0, why)?;
     within(field("journal"), journal, 0..=most, "pages")
+}
+
+/// The log has room for several of the longest entries, and the mail for two of the longest
+/// messages to each other replica.
+fn check_replica(description: &Description, unit: &Unit) -> Result<(), Wrong> {
+    let field = |name: &str| format!("unit \"{}\": regions.{name}", unit.name);
+    let most = description.limits.fabric_pages;
+    let why = "pages; the log keeps the last changes, and all of a transaction";
+    within(field("raft-log"), unit.regions.raft_log, RAFT_LOG_PAGES..=most, why)?;
+    let stores = description.units.iter().filter(|other| other.role == Role::Xenstore).count();
+    let wanted = RAFT_MAIL_PAGES * (stores as u32 - 1);
+    let why = "pages: 9 for each other unit with role xenstore";
+    within(field("raft-mail"), unit.regions.raft_mail, wanted..=wanted, why)
 }
 
 /// A XenStore for each client, and a slot for each client alone.

@@ -7,7 +7,7 @@ use super::file::{Description, Guest, NicModel, OnStop, Recovery, Role, Unit};
 
 /// A region of the fabric; parties are `None` for the orchestrator, else unit indices.
 pub(super) struct Region {
-    kind: &'static str,
+    kind: String,
     subject: Option<usize>,
     writer: Option<usize>,
     readers: Vec<usize>,
@@ -18,14 +18,21 @@ pub(super) struct Region {
 pub(super) fn regions(description: &Description) -> Vec<Region> {
     let units = &description.units;
     let all = (0..units.len()).collect();
-    let mut regions =
-        vec![Region { kind: "Domains", subject: None, writer: None, readers: all, pages: 1 }];
+    let mut regions = vec![Region {
+        kind: "Domains".into(),
+        subject: None,
+        writer: None,
+        readers: all,
+        pages: 1,
+    }];
     let stores: Vec<usize> =
         (0..units.len()).filter(|i| units[*i].role == Role::Xenstore).collect();
     for (index, unit) in units.iter().enumerate() {
-        let mut add = |kind, writer: Option<usize>, readers: &[usize], pages| {
+        let others: Vec<usize> = stores.iter().copied().filter(|other| *other != index).collect();
+        let mut add = |kind: &str, writer: Option<usize>, readers: &[usize], pages| {
             if pages > 0 {
-                let (subject, readers) = (Some(index), readers.to_vec());
+                let (kind, subject) = (kind.to_owned(), Some(index));
+                let readers = readers.to_vec();
                 regions.push(Region { kind, subject, writer, readers, pages });
             }
         };
@@ -34,8 +41,10 @@ pub(super) fn regions(description: &Description) -> Vec<Region> {
         add("Log", ours, &[], unit.regions.log);
         add("Control", None, &[index], 1);
         add("Kicks", ours, &[], 1);
-        add("Areas", ours, &[], unit.regions.areas);
+        add("Areas", ours, &others, unit.regions.areas);
         add("Slots", ours, &[], unit.regions.slots);
+        add("RaftLog", ours, &[], unit.regions.raft_log);
+        add("RaftMail", ours, &others, unit.regions.raft_mail);
         add("Requests", ours, &[], unit.regions.requests);
         add("Replies", None, &[index], unit.regions.replies);
         add("Journal", ours, &[], unit.regions.journal);
@@ -46,7 +55,11 @@ pub(super) fn regions(description: &Description) -> Vec<Region> {
         }
         if unit.store_slot.is_some() {
             add("StoreClient", ours, &stores, 1);
-            add("StoreServer", stores.first().copied(), &[index], 1);
+            for (replica, store) in stores.iter().enumerate() {
+                let mut readers = stores.clone();
+                readers[replica] = index;
+                add(&format!("StoreServer({replica})"), Some(*store), &readers, 1);
+            }
         }
     }
     regions

@@ -128,6 +128,10 @@ pub struct Regions {
     pub slots: u32,
     /// Areas of XenStore connections.
     pub areas: u32,
+    /// Term, vote and log of a replica of the XenStore.
+    pub raft_log: u32,
+    /// Its messages to the others.
+    pub raft_mail: u32,
     /// Operations asked of the orchestrator.
     pub requests: u32,
     /// The orchestrator's answers.

@@ -16,7 +16,7 @@ fn message(from: &str, to: &str) -> String {
 #[test]
 fn the_description_is_good() {
     let description = parse(GOOD).unwrap();
-    assert_eq!(description.units.len(), 3);
+    assert_eq!(description.units.len(), 5);
     let tables = emit(&description);
     assert!(tables.contains("pub const XENSTORE_UK_AREA_PAGES: usize = 4;"), "{tables}");
 }
@@ -64,7 +64,7 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("version = 1", "version = 2", "version = 2 is wrong: allowed is 1 (the format"),
         ("slots = 64", "slots = 65", "limits.slots = 65 is wrong: allowed is 2 to 64"),
         ("first_guest_domid = 16", "first_guest_domid = 0", "limits.first_guest_domid = 0"),
-        ("fabric_pages = 1024", "fabric_pages = 8", "limits.fabric_pages = 8 is wrong"),
+        ("fabric_pages = 3072", "fabric_pages = 8", "limits.fabric_pages = 8 is wrong"),
         ("archive_mib = 96", "archive_mib = 0", "limits.archive_mib = 0 is wrong: allowed is 1 to"),
         ("hang_limit_us = 500", "hang_limit_us = 5", "recovery.hang_limit_us = 5 is wrong"),
         ("start_limit_us = 40000", "start_limit_us = 0", "recovery.start_limit_us = 0 is wrong"),
@@ -84,12 +84,12 @@ fn wrong_values_are_named_with_what_is_allowed() {
             "domid = 1",
             "unit \"tool-uk\": domid = 1 is wrong: allowed is a domid that no",
         ),
-        ("name = \"tool-uk\"", "name = \"Tool\"", "unit 2: name = \"Tool\" is wrong"),
+        ("name = \"tool-uk\"", "name = \"Tool\"", "unit 4: name = \"Tool\" is wrong"),
         ("name = \"tool-uk\"", "name = \"xenstore-uk\"", "a name that no other unit has"),
         ("entry = \"tool-uk\"", "entry = \"\"", "unit \"tool-uk\": entry = \"\" is wrong"),
         ("memory_kib = 8192", "memory_kib = 32768", "memory_kib = 32768 is wrong: allowed is 1024"),
         ("memory_kib = 8192", "memory_kib = 8190", "a multiple of 4 (whole pages)"),
-        ("[\"xenstore-uk\"]", "[\"net\"]", "depends_on = \"net\" is wrong: allowed is names of"),
+        ("[\"xenstore-uk\", ", "[\"net\", ", "depends_on = \"net\" is wrong: allowed is names of"),
         ("depends_on = []", "depends_on = [\"tool-uk\"]", "a circle of xenstore-uk, tool-uk"),
         ("slots = 512, areas", "slots = 1, areas", "regions.slots = 1 is wrong"),
         ("areas = 256", "areas = 128", "regions.areas = 128 is wrong: allowed is 192 to"),
@@ -98,10 +98,12 @@ fn wrong_values_are_named_with_what_is_allowed() {
         ("replies = 2", "replies = 65", "regions.replies = 65 is wrong"),
         ("journal = 4", "journal = 0", "regions.journal = 0 is wrong"),
         ("console-out = 4", "console-out = 0", "regions.console-out = 0 is wrong"),
-        ("areas = 256 }", "areas = 256, requests = 2 }", "only a unit with role tool has it"),
+        ("mail = 18 }", "mail = 18, requests = 2 }", "only a unit with role tool has it"),
+        ("raft-log = 32", "raft-log = 31", "regions.raft-log = 31 is wrong: allowed is 32 to"),
+        ("mail = 18", "mail = 9", "regions.raft-mail = 9 is wrong: allowed is 18"),
         ("console-out = 4 }", "console-out = 4, slots = 9 }", "only a unit with role xenstore"),
         ("store_slot = 0", "store_slot = 64", "store_slot = 64 is wrong: allowed is 0 to 63"),
-        ("slots = 512, areas", "slots = 900, areas", "pages of all regions = "),
+        ("slots = 512, areas", "slots = 2000, areas", "pages of all regions = "),
         ("store_slot = 63", "store_slot = 0", "allowed is a slot that no other unit has"),
         ("entry = \"tool-uk\"", "entry = \"tool-uk\"\nnics = [\"e1000e\"]", "nics = [E1000e] is"),
         ("\"virtio-net\"]", "\"ne2000\"]", "unknown variant `ne2000`"),

@@ -6,7 +6,7 @@ use system::Role;
 
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
-use crate::faults::{During, Fault, Plan};
+use crate::faults::{During, Fault, Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
@@ -110,7 +110,8 @@ fn boot(seed: u64, count: u64, during: During) -> Result<Outcome> {
         During::Rebuild(_) => (REBUILD_GAP_US, count * REBUILD_S + QUIET_S),
     };
     let (kinds, during) = (KINDS.to_vec(), Some(during));
-    let plan = Some(Plan { kinds, count, seed, gap_us, after: AFTER, during });
+    let target = Target::First;
+    let plan = Some(Plan { kinds, count, seed, gap_us, after: AFTER, during, target });
     let clock = Clock::Virtual;
     let boot = Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: CLIENTS, plan };
     let mut machine = boot.machine(&[], "")?;

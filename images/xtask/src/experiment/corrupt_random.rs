@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::Options;
 use super::harness::{Boot, Outcome, Parts, UNIT};
-use crate::faults::Plan;
+use crate::faults::{Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
@@ -59,8 +59,15 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 
 fn boot(seed: u64, count: u64) -> Boot<'static> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let plan =
-        Plan { kinds: vec!["flip-page"], count, seed, gap_us: GAP_US, after: AFTER, during: None };
+    let plan = Plan {
+        kinds: vec!["flip-page"],
+        count,
+        seed,
+        gap_us: GAP_US,
+        after: AFTER,
+        during: None,
+        target: Target::Leader,
+    };
     let (clock, plan) = (Clock::Virtual, Some(plan));
     Boot { name: NAME, clock, cpus: 1, seed, seconds, clients: 1, plan }
 }

@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::Options;
 use super::harness::MUST_BE_ZERO;
 use crate::archive::Source;
-use crate::faults::{self, Plan};
+use crate::faults::{self, Plan, Target};
 use crate::guest::variant;
 use crate::progress::Steps;
 use crate::qemu::{Clock, Machine, Record, Vm};
@@ -173,8 +173,15 @@ impl Boot {
         if *rebuilds > 0 {
             let (kinds, gap_us) = (vec!["crash-undefined"], ATTACK_MS * 1_000 / 3);
             // The ordinary guest has booted when the store has had this much work.
-            let plan =
-                Plan { kinds, count: *rebuilds, seed: *seed, gap_us, after: 1_000, during: None };
+            let plan = Plan {
+                kinds,
+                count: *rebuilds,
+                seed: *seed,
+                gap_us,
+                after: 1_000,
+                during: None,
+                target: Target::Leader,
+            };
             machine.orchestrator_args.extend([plan.word()?, "rung=3".into()]);
         }
         let mut vm = Vm::start(&machine, LIMIT)?;

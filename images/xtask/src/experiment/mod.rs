@@ -11,6 +11,7 @@ mod net_faults;
 mod orchestrator_faults;
 mod reload;
 mod service_faults;
+mod xenstore_faults;
 
 use std::path::PathBuf;
 
@@ -43,7 +44,7 @@ struct Experiment {
     run: fn(&Options, u64) -> Result<Report>,
 }
 
-const EXPERIMENTS: [Experiment; 9] = [
+const EXPERIMENTS: [Experiment; 10] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -67,6 +68,12 @@ const EXPERIMENTS: [Experiment; 9] = [
         about: "microreboots of xenstore-uk with 1,000 to 10,000 nodes in the store",
         runs: 10,
         run: reload::run,
+    },
+    Experiment {
+        name: xenstore_faults::NAME,
+        about: "crashes and hangs of the leading xenstore-uk: another one serves",
+        runs: 120,
+        run: xenstore_faults::run,
     },
     Experiment {
         name: corrupt_random::NAME,

@@ -8,7 +8,7 @@ use system::Role;
 
 use super::Options;
 use super::harness::{Guest, Outcome, Parts, follow};
-use crate::faults::Plan;
+use crate::faults::{Plan, Target};
 use crate::guest::variant;
 use crate::progress::Steps;
 use crate::qemu::{Clock, ECHO, GATEWAY, Machine};
@@ -83,8 +83,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
     let seconds = (count * GAP_US).div_ceil(1_000_000) + QUIET_S;
-    let plan =
-        Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER, during: None };
+    let (kinds, target) = (KINDS.to_vec(), Target::First);
+    let plan = Plan { kinds, count, seed, gap_us: GAP_US, after: AFTER, during: None, target };
     let mut machine = Machine::host(&format!("experiment-{NAME}"), Clock::Virtual);
     machine.has_echo = true;
     let work = format!("run:xsload,net,{ECHO},{GATEWAY},{seconds}");

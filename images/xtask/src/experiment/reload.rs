@@ -5,7 +5,7 @@ use anyhow::Result;
 
 use super::Options;
 use super::harness::{Boot, Outcome, Parts, UNIT};
-use crate::faults::Plan;
+use crate::faults::{Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
@@ -71,7 +71,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 fn boot(seed: u64, count: u64, size: Size) -> Result<Outcome> {
     let after = 1_000 + WORK_PER_NODE * size.nodes;
     let us = count * GAP_US + after * WORK_US;
-    let plan = Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after, during: None };
+    let (kinds, target) = (KINDS.to_vec(), Target::First);
+    let plan = Plan { kinds, count, seed, gap_us: GAP_US, after, during: None, target };
     let boot = Boot {
         name: NAME,
         clock: Clock::Virtual,

@@ -5,7 +5,7 @@ use anyhow::Result;
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
 use crate::build;
-use crate::faults::{self, Plan};
+use crate::faults::{self, Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample, stats};
@@ -138,15 +138,24 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 
 /// One boot whose ladder begins at `rung`.
 fn boot(seed: u64, count: u64, rung: u64) -> Result<Outcome> {
-    let plan =
-        Plan { kinds: KINDS.to_vec(), count, seed, gap_us: GAP_US, after: AFTER, during: None };
+    let (kinds, target) = (KINDS.to_vec(), Target::First);
+    let plan = Plan { kinds, count, seed, gap_us: GAP_US, after: AFTER, during: None, target };
     Ok(boot_with(plan).observe(&[format!("rung={rung}")])?.0)
 }
 
 /// One boot whose records are damaged.
 fn boot_records(seed: u64, count: u64) -> Result<Outcome> {
-    let kinds = RECORD_KINDS.to_vec();
-    boot_with(Plan { kinds, count, seed, gap_us: RECORD_GAP_US, after: AFTER, during: None }).run()
+    let (kinds, target) = (RECORD_KINDS.to_vec(), Target::First);
+    boot_with(Plan {
+        kinds,
+        count,
+        seed,
+        gap_us: RECORD_GAP_US,
+        after: AFTER,
+        during: None,
+        target,
+    })
+    .run()
 }
 
 fn boot_with(plan: Plan) -> Boot<'static> {

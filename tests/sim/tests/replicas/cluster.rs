@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use fabric::{HeapMemory, SharedMemory};
 use raft::{Channel, MIN_HALF, MIN_STORAGE};
 use replica::{Host, Places, Relay, Replica, Setup};
-use store::{AREA_LEN, Action, Config, Progress, Ring, Server};
+use store::persist::index_len;
+use store::{AREA_LEN, Action, Config, Index, Progress, Ring, SLOT_LEN, Server};
 use wire::Operation;
 
 use crate::client::Client;
@@ -15,6 +16,7 @@ const TOOL: u16 = 5;
 const GUESTS: std::ops::Range<u16> = 16..20;
 const CONNECTIONS: usize = 8;
 const SLOTS_LEN: usize = 512 * 1024;
+const INDEX_LEN: usize = index_len(SLOTS_LEN / SLOT_LEN);
 /// Time between two rounds, in ns.
 const ROUND_NS: u64 = 20_000;
 /// Rounds within which everything must have come right.
@@ -45,6 +47,7 @@ struct Unit {
     life: u32,
     budget: Budget,
     slots: HeapMemory,
+    index: HeapMemory,
     areas: HeapMemory,
     log: HeapMemory,
     live: Option<Replica<Mortal, Mortal, Mortal>>,
@@ -66,6 +69,8 @@ pub struct Cluster {
     leader: Option<u8>,
     /// Replicas that lost their log and came back.
     pub restored: u64,
+    /// Replicas that came back by their index.
+    pub indexed: u64,
     loses_messages: bool,
     sent: u64,
 }
@@ -156,6 +161,7 @@ impl Cluster {
             life: 0,
             budget: Budget::unlimited(),
             slots: HeapMemory::new(SLOTS_LEN),
+            index: HeapMemory::new(INDEX_LEN),
             areas: HeapMemory::new(CONNECTIONS * AREA_LEN),
             log: HeapMemory::new(MIN_STORAGE),
             live: None,
@@ -175,6 +181,7 @@ impl Cluster {
             epoch: 0,
             leader: None,
             restored: 0,
+            indexed: 0,
             loses_messages: false,
             sent: 0,
         }
@@ -286,6 +293,10 @@ impl Cluster {
 
     fn bring_back(&mut self, place: usize) {
         let numbers: Vec<u8> = self.units.iter().map(|unit| unit.number).collect();
+        if self.random(2) == 0 {
+            // A microreset would have left the index; this life has other memory.
+            self.units[place].index = HeapMemory::new(INDEX_LEN);
+        }
         let others = |budget: &Budget, units: &[Unit]| {
             let others = units.iter().enumerate().filter(|(other, _)| *other != place);
             others.map(|(_, unit)| Mortal::new(&unit.areas, budget)).collect()
@@ -303,12 +314,14 @@ impl Cluster {
         };
         let places = Places {
             slots: Mortal::new(&unit.slots, &budget),
+            index: Index::Kept(Mortal::new(&unit.index, &budget)),
             areas: Mortal::new(&unit.areas, &budget),
             log: Mortal::new(&unit.log, &budget),
             others: others(&budget, &self.units),
         };
         let (replica, found) = Replica::start(setup, places, self.now_ns);
         self.restored += u64::from(found.is_newcomer);
+        self.indexed += u64::from(found.store.is_indexed);
         self.units[place].live = Some(replica);
     }
 
@@ -336,12 +349,14 @@ impl Cluster {
         };
         let round = live.round(self.now_ns, relay, &mut outside);
         assert_eq!(outside.number, number);
+        let idle_fault = if round.more { None } else { live.idle(self.now_ns).fault };
         if unit.budget.is_exhausted() {
             let back_at = self.round + 1 + self.random(200);
             self.kill(place, back_at);
             return;
         }
-        assert_eq!((round.fault, round.damage), (None, None), "replica {number}");
+        let found = (round.fault, idle_fault, round.damage);
+        assert_eq!(found, (None, None, None), "replica {number}");
         unit.rounds_served += u64::from(live.serves());
     }
 

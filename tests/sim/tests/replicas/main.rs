@@ -35,15 +35,17 @@ fn run(seed: u64) -> Cluster {
 
 #[test]
 fn nothing_is_lost_repeated_or_wrong() {
-    let (mut fail_overs, mut restored, mut commits) = (0, 0, 0);
+    let (mut fail_overs, mut restored, mut indexed, mut commits) = (0, 0, 0, 0);
     for seed in 0..SEEDS {
         let cluster = run(seed);
         fail_overs += cluster.epoch;
         restored += cluster.restored;
+        indexed += cluster.indexed;
         commits += cluster.committed();
     }
     assert!(fail_overs > 5 * SEEDS, "{fail_overs} fail-overs");
     assert!(restored > SEEDS / 10, "{restored} replicas restored");
+    assert!(indexed > SEEDS, "{indexed} replicas back by their index");
     assert!(commits > 100 * SEEDS, "{commits} commits");
 }
 

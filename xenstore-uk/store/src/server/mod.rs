@@ -31,6 +31,7 @@ use crate::{Fault, Ring};
 
 use outbox::Outbox;
 use replica::Replication;
+pub use recover::Index;
 pub use replica::{ENTRY_MAX, Proposal};
 pub use snapshot::{RestoreError, Snapshot};
 

@@ -27,6 +27,15 @@ use crate::server::{Server, StartReport, Stats};
 use crate::state::{Records, State};
 use crate::transaction::Transaction;
 
+/// Memory of [`crate::persist::index_len`] bytes for the index.
+#[derive(Clone, Debug)]
+pub enum Index<M> {
+    /// As the former life left it, zeros at first: it is believed if it describes the store.
+    Kept(M),
+    /// Whatever it holds is replaced.
+    Any(M),
+}
+
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// Reads a former life's store back, or begins a new one where there is none. `areas` must
     /// have [`AREA_LEN`] bytes per connection.
@@ -34,12 +43,6 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     where
         M: Clone,
     {
-        assert!(
-            areas.len() >= config.clients * AREA_LEN,
-            "areas of {} bytes are too small for {} connections",
-            areas.len(),
-            config.clients
-        );
         let (mut server, mut report) = Self::load(config, slots, areas, Role::Alone);
         report.damaged_areas = server.load_connections();
         (server, report)
@@ -51,8 +54,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     where
         M: Clone,
     {
-        let (mut server, report) = Self::start(config, slots, areas);
-        server.slots.keep_index(index);
+        let index = Index::Any(index);
+        let (mut server, mut report) = Self::load_indexed(config, slots, areas, index, Role::Alone);
+        report.damaged_areas = server.load_connections();
         (server, report)
     }
 
@@ -63,27 +67,52 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     where
         M: Clone,
     {
-        let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone()) else {
-            return Self::start_keeping(config, slots, areas, index);
-        };
-        let (mut server, mut report) = Self::go_on(config, store, loaded, areas, Role::Alone);
-        report.is_indexed = true;
+        let index = Index::Kept(index);
+        let (mut server, mut report) = Self::load_indexed(config, slots, areas, index, Role::Alone);
         report.damaged_areas = server.load_connections();
         (server, report)
     }
 
-    /// As [`Self::start`], for one of several replicas: it serves nobody until it is promoted.
-    /// A new store has the connections of `services`, the same in all replicas.
-    pub fn join(config: &Config, slots: M, areas: A, services: &[u16]) -> (Self, StartReport)
+    /// As [`Self::start_keeping`] or [`Self::start_indexed`], for one of several replicas: it serves
+    /// nobody until it is promoted. A new store has the connections of `services`, the same in all replicas.
+    pub fn join(
+        config: &Config,
+        slots: M,
+        areas: A,
+        index: Index<M>,
+        services: &[u16],
+    ) -> (Self, StartReport)
     where
         M: Clone,
     {
-        let (mut server, report) = Self::load(config, slots, areas, Role::Follows);
+        let (mut server, report) = Self::load_indexed(config, slots, areas, index, Role::Follows);
         if report.is_new {
             for domid in services {
                 server.open(*domid);
             }
         }
+        (server, report)
+    }
+
+    fn load_indexed(
+        config: &Config,
+        slots: M,
+        areas: A,
+        index: Index<M>,
+        role: Role,
+    ) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
+        if let Index::Kept(index) = &index
+            && let Some((store, loaded)) = SlotStore::open_indexed(slots.clone(), index.clone())
+        {
+            let (server, report) = Self::go_on(config, store, loaded, areas, role);
+            return (server, StartReport { is_indexed: true, ..report });
+        }
+        let (mut server, report) = Self::load(config, slots, areas, role);
+        let (Index::Kept(index) | Index::Any(index)) = index;
+        server.slots.keep_index(index);
         (server, report)
     }
 
@@ -134,6 +163,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 
     fn with(state: State, slots: SlotStore<M>, areas: A, role: Role) -> Self {
         let state_clients = state.config.clients;
+        assert!(
+            areas.len() >= state_clients * AREA_LEN,
+            "areas of {} bytes are too small for {state_clients} connections",
+            areas.len(),
+        );
         Self {
             state,
             slots,
