@@ -403,3 +403,45 @@ fn grow_table(count: usize) -> Result<(), XenError> {
 pub(crate) fn forget_table() {
     TABLE_FRAMES.set(0);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Survivor;
+    use crate::survivor::take_turns;
+
+    const GUEST: DomId = DomId(16);
+    const RING: GrantRef = GrantRef(1);
+
+    /// A window and records that belong to the test.
+    fn open_for_test() {
+        window::open_for_test();
+        let words = RECORD_PAGES * PAGE_SIZE / size_of::<u64>();
+        let area = Box::leak(vec![0u64; words].into_boxed_slice());
+        // SAFETY: Leaked memory that nobody else uses, aligned for the records.
+        unsafe { open(area.as_mut_ptr().expose_provenance() as u64, true, false) };
+    }
+
+    /// What Xen does for the map hypercall on one slot.
+    fn map_by_xen(slot: usize, handle: u32) {
+        // SAFETY: The header lies in the area.
+        unsafe { (*header()).used = 1 + slot as u64 };
+        window::claim(slot, 1);
+        set_record(slot, MapGrant { handle, ..wanted(slot, GUEST, RING, Access::ReadWrite) });
+    }
+
+    #[test]
+    fn what_a_state_that_is_not_whole_had_mapped_is_found_by_the_next_life() {
+        static STATE: Survivor<u32> = Survivor::new();
+        let _turn = take_turns();
+        open_for_test();
+        STATE.put(0);
+        map_by_xen(3, 77);
+        assert!(STATE.recover_if(|_| true));
+        assert_eq!(adopt(GUEST, &[RING], Access::ReadWrite), None, "its owner lives on");
+        assert!(!STATE.recover_if(|_| false));
+        assert_eq!(adopt(GUEST, &[RING], Access::ReadWrite), Some(3));
+        assert_eq!((recorded(3).handle, ORPHANS.get()), (77, 0));
+        assert!(window::is_taken(3), "no other mapping gets its slot");
+    }
+}

@@ -153,12 +153,20 @@ impl Drop for Guard {
     }
 }
 
+/// All survivors share one heap, so tests of them take turns.
+#[cfg(test)]
+pub(crate) fn take_turns() -> std::sync::MutexGuard<'static, ()> {
+    static TURN: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    TURN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_life_that_ended_inside_a_change_borrows_nothing_from_the_next() {
+        let _turn = take_turns();
         static PLACE: Survivor<u32> = Survivor::new();
         PLACE.borrowed.set(true);
         PLACE.put(7);
@@ -167,6 +175,7 @@ mod tests {
 
     #[test]
     fn state_is_there_until_the_heap_starts_afresh() {
+        let _turn = take_turns();
         static PLACE: Survivor<u32> = Survivor::new();
         PLACE.put(7);
         PLACE.with(|state| *state += 1);

@@ -310,6 +310,15 @@ pub(crate) fn forget() {
     SLOTS.mark(low, high - low, false);
 }
 
+/// A window over one table that belongs to the test, in which every slot is mapped.
+#[cfg(test)]
+pub(crate) fn open_for_test() {
+    let table: &'static [u64; PER_TABLE] = Box::leak(Box::new([1; PER_TABLE]));
+    let mut tables = NO_TABLES;
+    tables[0] = (0, table.as_ptr());
+    PLACE.set(Place { base: OWN_WINDOW, low: 0, high: PER_TABLE, tables });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
