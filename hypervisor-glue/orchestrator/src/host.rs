@@ -211,10 +211,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                 // What a replica had to say before it was stopped, its next leader says again.
                 _ if from != self.store => {}
                 id if ids::STORES.contains(&id) => {
+                    self.store_answered();
                     if let Some(client) = system::SYSTEM.client_on(usize::from(id)) {
                         return self.hand(client, id);
                     }
-                    self.store_answered();
                     if let Some(times) = self.owes_answer.take() {
                         self.notes.add(self.xen.now_ns(), Note::RelaysAgain { times });
                     }

@@ -68,6 +68,12 @@ impl Relay {
         }
     }
 
+    /// Whether a fail-over is under way: until somebody has been answered, it needs the CPU more
+    /// than what the failed one does to come back.
+    fn is_turning(&self) -> bool {
+        self.named.is_some() && (!self.serves || self.turn.is_some())
+    }
+
     /// When a recovery that waits for a fail-over is carried out at the latest.
     pub fn due_ns(&self) -> Option<u64> {
         let is_waiting = self.waiting.iter().any(Option::is_some);
@@ -181,10 +187,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// Whether the recovery of a unit can wait: another one is about to serve in its place, and
-    /// needs the CPU more.
+    /// Whether the recovery of a unit can wait: another one is about to serve in its place.
     pub fn puts_off(&mut self, index: usize, rung: Rung, epoch: Epoch) -> bool {
-        let can_wait = is_store(index) && self.relay.named.is_some() && !self.relay.serves;
+        let can_wait = is_store(index) && self.relay.is_turning();
         if can_wait {
             self.relay.waiting[index] = Some((rung, epoch));
         }
@@ -194,7 +199,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
     /// Carries out the recoveries that have waited for a fail-over, or long enough.
     pub fn take_up(&mut self) {
         let Some(due_ns) = self.relay.due_ns() else { return };
-        if !self.relay.serves && self.xen.now_ns() < due_ns {
+        if self.relay.is_turning() && self.xen.now_ns() < due_ns {
             return;
         }
         for index in 0..UNITS {

@@ -142,7 +142,12 @@ fn an_epitaph_survives_a_failure_of_the_orchestrator() {
         let epitaphs: Vec<_> = host.host.epitaphs.iter().collect();
         assert_eq!(epitaphs.len(), 1);
         assert_eq!(epitaphs[0].unit.as_str(), "xenstore-uk");
+        // What was decided before is done: the others are not touched, and this one is not rebuilt.
+        assert!(all_serve(host, services));
+        assert_eq!(services.each_ref().map(|service| service.life), [2, 1, 1, 1, 1]);
+        assert_eq!((host.host.store, services[STORE + 1].relay), (STORE + 1, 2));
     });
+    assert_eq!(machine.calls(Call::CreateDomain), UNITS as u32, "nothing was built again");
 }
 
 #[test]
@@ -231,6 +236,30 @@ fn the_relay_turns_to_a_living_replica_and_not_back() {
         settle(host, services);
         assert_eq!((host.host.store, services[next].relay), (next, 2), "a follower died");
     });
+}
+
+#[test]
+fn a_failed_leader_comes_back_when_the_next_one_has_answered_or_has_had_its_time() {
+    const ELECTION_NS: u64 = 2_000_000;
+    for answers in [true, false] {
+        let mut world = World::new();
+        let machine = world.machine.clone();
+        world.services[STORE + 1].is_awaited = false;
+        world.boot(|host, services| {
+            crash(&machine, STORE_DOMAIN);
+            settle(host, services);
+            assert_eq!((host.host.store, services[STORE + 1].relay), (STORE + 1, 2));
+            assert_eq!(lives(host), [1, 1], "the CPU belongs to the next leader");
+            if answers {
+                services[STORE + 1].answer();
+                settle(host, services);
+            } else {
+                wait(host, services, ELECTION_NS);
+            }
+            assert!(all_serve(host, services));
+            assert_eq!(lives(host), [2, 1]);
+        });
+    }
 }
 
 #[test]

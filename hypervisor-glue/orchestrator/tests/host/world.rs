@@ -180,6 +180,8 @@ pub struct Service {
     pub rank: u64,
     /// Epoch of the relay under which it serves.
     pub relay: u64,
+    /// Whether somebody waits for its answer when it begins to serve.
+    pub is_awaited: bool,
     /// Kicks it was given in its present life.
     pub taken: Vec<u16>,
     inbox: Option<KickReader<Part<FakeFabric>, Part<Part<FakeFabric>>>>,
@@ -197,6 +199,7 @@ impl Service {
             // The first of those that do the same is the best.
             rank: (UNITS - index) as u64,
             relay: 0,
+            is_awaited: true,
             taken: Vec::new(),
             inbox: None,
             sequence: 0,
@@ -232,6 +235,9 @@ impl Service {
             self.relay = told.relay;
             if told.relay != 0 {
                 self.kick(ids::RELAY);
+                if self.is_awaited {
+                    self.answer();
+                }
             }
         }
         health.set_pong(told.ping);
@@ -259,6 +265,11 @@ impl Service {
         let panic = Panic::new(format_args!("{message}"), "", 0);
         HealthWriter::new(self.regions.health).set_panic(self.life, &panic);
         self.machine.shut_down(self.domid, ShutdownReason::Crash);
+    }
+
+    /// As the store that leads: answers the toolstack.
+    pub fn answer(&self) {
+        self.kick(system::SYSTEM.units[TOOL].store_slot.expect("a client of the store"));
     }
 
     /// Passes `id` to the orchestrator.
