@@ -2,7 +2,7 @@
 //!
 //! | offset | size | field |
 //! |---|---|---|
-//! | 0 | 8 | boot epoch (bits 0..32) and rung (bits 32..40) as a checked word |
+//! | 0 | 8 | boot epoch (bits 0..32), rung (bits 32..40), distrust (bit 40) as a checked word |
 //! | 8 | 8 | `handed`: work handed over so far, checked word |
 //! | 16 | 8 | `ping`: answer it in the health page, checked word |
 //! | 24 | 8 | `relay`: epoch of the relay while this unit leads, else 0, checked word |
@@ -106,6 +106,8 @@ pub struct Control {
     pub epoch: Epoch,
     /// How that life began.
     pub rung: Rung,
+    /// What this unit's former lives kept of their state is wrong: it comes from others.
+    pub is_distrusted: bool,
     /// Work handed over so far: grows with each kick relayed.
     pub handed: u64,
     /// Copy it to the health page's `pong`.
@@ -163,13 +165,21 @@ impl<M: SharedMemory> ControlWriter<M> {
 
     /// Writes the page for a unit that never lived: no work, no command, epoch 0.
     pub fn initialise(&self, nonce: u64) {
-        let (epoch, rung, order) = (0, Rung::First, None);
-        self.write(&Control { epoch, rung, handed: 0, ping: 0, relay: 0, order, nonce });
+        self.write(&Control {
+            epoch: 0,
+            rung: Rung::First,
+            is_distrusted: false,
+            handed: 0,
+            ping: 0,
+            relay: 0,
+            order: None,
+            nonce,
+        });
     }
 
     /// Stores every word: before each life of the unit, so that a damaged page is no heirloom.
     pub fn write(&self, control: &Control) {
-        self.set_life(control.epoch, control.rung);
+        self.set_life(control.epoch, control.rung, control.is_distrusted);
         self.set_handed(control.handed);
         self.set_ping(control.ping);
         self.set_relay(control.relay);
@@ -182,8 +192,8 @@ impl<M: SharedMemory> ControlWriter<M> {
     }
 
     /// The unit's next life and how it begins: before it runs.
-    pub fn set_life(&self, epoch: Epoch, rung: Rung) {
-        let word = u64::from(epoch) | (rung as u64) << 32;
+    pub fn set_life(&self, epoch: Epoch, rung: Rung, is_distrusted: bool) {
+        let word = u64::from(epoch) | (rung as u64) << 32 | u64::from(is_distrusted) << 40;
         checked::store(&self.page, EPOCH, word, EPOCH_SALT);
     }
 
@@ -230,6 +240,7 @@ impl<M: SharedMemory> ControlReader<M> {
         Ok(Control {
             epoch: life as u32,
             rung: Rung::from_code((life >> 32) as u8).ok_or(ControlError::Epoch)?,
+            is_distrusted: life >> 40 != 0,
             handed: self.handed()?,
             ping: self.word(PING, PING_SALT, ControlError::Ping)?,
             relay: self.word(RELAY, RELAY_SALT, ControlError::Relay)?,
@@ -283,7 +294,7 @@ mod tests {
         assert_eq!(reader.read(), Err(ControlError::Epoch));
         writer.initialise(0x0123_4567_89ab_cdef);
         assert_eq!(reader.read().unwrap().order, None);
-        writer.set_life(3, Rung::Rebuild);
+        writer.set_life(3, Rung::Rebuild, true);
         writer.set_handed(10);
         writer.set_ping(2);
         writer.set_relay(6);
@@ -292,6 +303,7 @@ mod tests {
         let control = Control {
             epoch: 3,
             rung: Rung::Rebuild,
+            is_distrusted: true,
             handed: 10,
             ping: 2,
             relay: 6,
@@ -299,7 +311,7 @@ mod tests {
             nonce: 0x0123_4567_89ab_cdef,
         };
         assert_eq!(reader.read(), Ok(control));
-        assert_eq!(page.load_u64(0), 0x4345_0003_0000_0003);
+        assert_eq!(page.load_u64(0), 0x4245_0103_0000_0003);
     }
 
     #[test]

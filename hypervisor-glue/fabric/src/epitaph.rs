@@ -34,6 +34,8 @@ pub enum Reason {
     Start,
     /// Its pages, or what it reported of itself, hold what no correct unit writes.
     Corrupt,
+    /// Its state differs from that of the others that do the same.
+    Diverged,
     /// The recovery itself failed.
     Recovery,
     /// A unit it depends on was rebuilt together with it.
@@ -54,6 +56,7 @@ impl fmt::Display for Reason {
             Self::Paused => "was paused behind the orchestrator's back",
             Self::Start => "did not start in its CPU time",
             Self::Corrupt => "corrupted: its pages are invalid",
+            Self::Diverged => "diverged: its state differs from that of the others",
             Self::Recovery => "its recovery failed",
             Self::Global => "restarted with all services",
             Self::Operator => "restarted by the operator",

@@ -8,6 +8,7 @@
 //! | 24 | 8 | `pong`: the last `ping` answered, checked word |
 //! | 32 | 8 | `rank`: how well the unit can take the lead, 0 = not at all, checked word |
 //! | 64 | 40 | recovery report: record of [`crate::record`], kind `RECOVERY` |
+//! | 128 | 8 × 16 | [`Digest`]s: that at index *n* is word *n* mod 16, checked words; 0 = none |
 //! | 1024 | 640 | panic: record of [`crate::record`], kind `PANIC` |
 //!
 //! The first five change often and are single stores; each carries its own check
@@ -31,6 +32,7 @@ const PROGRESS: usize = 16;
 const PONG: usize = 24;
 const RANK: usize = 32;
 const RECOVERY: usize = 64;
+const DIGEST: usize = 128;
 const PANIC: usize = 1024;
 
 const STATE_SALT: u16 = 0x4853;
@@ -39,6 +41,11 @@ const PROGRESS_SALT: u16 = 0x4850;
 const PONG_SALT: u16 = 0x4847;
 
 const RANK_SALT: u16 = 0x4852;
+const DIGEST_SALT: u16 = 0x4844;
+
+/// Digests kept: units that do the same are compared where they have the same index, and one may
+/// be some steps behind the other.
+pub const DIGESTS: usize = 16;
 
 const RECOVERY_KIND: Kind = Kind { magic: *b"PVrr", version: 1 };
 const PANIC_KIND: Kind = Kind { magic: *b"PVpn", version: 1 };
@@ -116,6 +123,22 @@ impl core::fmt::Display for HealthError {
     }
 }
 
+/// What the state of a unit came to, for comparing it with that of another one that does the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// How many changes led to it, modulo 2¹⁶.
+    pub index: u16,
+    /// What it is: equal states have equal ones.
+    pub sum: u32,
+}
+
+impl Digest {
+    /// The digest `sum` of the state after `index` changes, cut to what a page holds.
+    pub fn new(index: u64, sum: u64) -> Self {
+        Self { index: index as u16, sum: (sum ^ sum >> 32) as u32 }
+    }
+}
+
 /// What a recovery found: small numbers for the epitaph and the experiments.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RecoveryReport {
@@ -184,6 +207,7 @@ impl<M: SharedMemory> HealthWriter<M> {
         }
         checked::store(&self.page, PROGRESS, 0, PROGRESS_SALT);
         checked::store(&self.page, RANK, 0, RANK_SALT);
+        self.page.fill(DIGEST, DIGESTS * 8, 0);
         self.set_state(epoch, State::Starting);
     }
 
@@ -209,6 +233,13 @@ impl<M: SharedMemory> HealthWriter<M> {
     /// How well this unit can take the lead of those that do the same work; 0: not at all.
     pub fn set_rank(&self, rank: u64) {
         checked::store(&self.page, RANK, rank, RANK_SALT);
+    }
+
+    /// What the state has come to.
+    pub fn set_digest(&self, digest: Digest) {
+        let word = u64::from(digest.index) << 32 | u64::from(digest.sum);
+        let place = usize::from(digest.index) % DIGESTS;
+        checked::store(&self.page, DIGEST + place * 8, word, DIGEST_SALT);
     }
 
     /// Answers a ping.
@@ -242,7 +273,8 @@ impl<M: SharedMemory> HealthWriter<M> {
 
 const RECOVERY_LEN: usize = 5 * 4;
 const PANIC_LEN: usize = 4 + PANIC_FILE_MAX + PANIC_TEXT_MAX;
-const _: () = assert!(RECOVERY + record::size_once(RECOVERY_LEN) <= PANIC);
+const _: () = assert!(RECOVERY + record::size_once(RECOVERY_LEN) <= DIGEST);
+const _: () = assert!(DIGEST + DIGESTS * 8 <= PANIC);
 const _: () = assert!(PANIC + record::size_once(PANIC_LEN) <= SIZE);
 
 /// The orchestrator's side: everything is checked before it is believed.
@@ -274,6 +306,12 @@ impl<M: SharedMemory> HealthReader<M> {
     /// How well the unit can take the lead; 0: not at all, or the word is invalid.
     pub fn rank(&self) -> u64 {
         checked::load(&self.page, RANK, RANK_SALT).unwrap_or(0)
+    }
+
+    /// The digest in one of [`DIGESTS`] places, if there is one.
+    pub fn digest(&self, place: usize) -> Option<Digest> {
+        let word = checked::load(&self.page, DIGEST + place % DIGESTS * 8, DIGEST_SALT)?;
+        Some(Digest { index: (word >> 32) as u16, sum: word as u32 })
     }
 
     /// What the recovery into life `epoch` found, if that life has said so.
@@ -338,6 +376,20 @@ mod tests {
         unit.set_pong(4);
         let health = Health { state: State::Serving, epoch: 7, taken: 41, progress: 12, pong: 4 };
         assert_eq!(watcher.read(), Ok(health));
+    }
+
+    #[test]
+    fn the_last_digests_of_a_life_are_kept_and_none_of_the_former() {
+        let (unit, watcher, _) = page();
+        unit.start(7);
+        assert_eq!(watcher.digest(1), None);
+        for index in 0..=16 {
+            unit.set_digest(Digest::new(0x1_0000 + index, 0xaa00_0000_0000 + index));
+        }
+        assert_eq!(watcher.digest(0), Some(Digest { index: 16, sum: 0xaa10 }));
+        assert_eq!(watcher.digest(1), Some(Digest { index: 1, sum: 0xaa01 }));
+        unit.start(8);
+        assert!((0..DIGESTS).all(|place| watcher.digest(place).is_none()));
     }
 
     #[test]

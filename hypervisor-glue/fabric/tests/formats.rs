@@ -28,7 +28,7 @@ fn control() {
     let memory = HeapMemory::new(4096);
     let writer = ControlWriter::new(&memory);
     writer.initialise(0x0123_4567_89ab_cdef);
-    writer.set_life(3, Rung::Microreboot);
+    writer.set_life(3, Rung::Microreboot, false);
     writer.set_handed(10);
     writer.set_ping(2);
     writer.set_relay(6);

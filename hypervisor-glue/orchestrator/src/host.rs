@@ -47,6 +47,8 @@ pub struct Host<'a, C: Control, F: SharedMemory + Copy> {
     pub store: usize,
     /// Which unit serves XenStore, and since when.
     pub relay: Relay,
+    /// When the replicas' states are compared next, if anything has changed.
+    pub compare_at_ns: Option<u64>,
     /// Which unit is the toolstack.
     pub tool: usize,
     /// What is known of each failure.
@@ -89,6 +91,7 @@ impl<'a, C: Control, F: SharedMemory + Copy> Host<'a, C, F> {
             notes: Notes::new(),
             store: role(system::Role::XenStore),
             relay: Relay::new(),
+            compare_at_ns: None,
             tool: role(system::Role::Tool),
             epitaphs,
             unfinished: None,
@@ -120,6 +123,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
         self.watch();
         self.take_up();
+        self.compare_replicas();
         for unit in self.units.iter_mut() {
             unit.ring_if_needed(self.xen);
         }
@@ -183,6 +187,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         self.notice_ready(unit);
         if relay::is_store(unit) {
             self.name_leader();
+            self.compare_soon();
         }
         for _ in 0..self.units[unit].kicks_ready() {
             match self.units[unit].take_kick() {

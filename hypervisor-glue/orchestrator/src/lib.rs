@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`host`] | the units, the guests' slots and the relay: everything that happens at once |
 //! | [`jobs`] | longer work on units, in steps: build, rebuild, restore |
-//! | [`relay`] | which replica of the store serves |
+//! | [`relay`], [`compare`] | which replica of the store serves; whether all hold the same |
 //! | [`operations`] | what tool-uk asks for, in steps |
 //! | [`mod@unit`], [`slots`], [`regions`] | one service, the guests' places, the fabric by name |
 //! | [`nic`] | the NIC that a unit drives: found, given away, silenced |
@@ -21,6 +21,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attachment;
+pub mod compare;
 pub mod evidence;
 pub mod guest_memory;
 pub mod host;

@@ -30,6 +30,7 @@ pub fn word(reason: Reason) -> &'static str {
         Reason::Paused => "paused",
         Reason::Start => "start",
         Reason::Corrupt => "corrupt",
+        Reason::Diverged => "diverged",
         Reason::Recovery => "recovery",
         Reason::Global => "global",
         Reason::Operator => "operator",

@@ -224,7 +224,7 @@ impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
         let loud_ns = Some(self.host.quiet_until_ns).filter(|at_ns| *at_ns > now_ns);
         let rest_ns = self.pace.due_ns(now_ns).filter(|_| self.host.operations_due);
         let (watchdog_ns, relay_ns) = (self.watchdog.due_ns(), self.host.relay.due_ns());
-        let due = [fault_ns, loud_ns, rest_ns, watchdog_ns, relay_ns];
+        let due = [fault_ns, loud_ns, rest_ns, watchdog_ns, relay_ns, self.host.compare_at_ns];
         let due = due.into_iter().flatten().min();
         self.host.arm_timer(due);
     }

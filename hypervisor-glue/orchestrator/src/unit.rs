@@ -4,7 +4,7 @@ use abi::{DomId, DomainInfo, DomainState, Frame, Port, PortStatus, PvEntry, XenE
 use builder::pv::Plan;
 use fabric::control::{Control, ControlReader, ControlWriter, Order, Rung};
 use fabric::epitaph::Reason;
-use fabric::health::{Health, HealthError, HealthReader, State};
+use fabric::health::{Digest, Health, HealthError, HealthReader, State};
 use fabric::kick::{Kick, KickReader, KickWriter, Pushed};
 use fabric::{Epoch, Part, SharedMemory};
 use service::{DOORBELL, ids};
@@ -51,6 +51,9 @@ pub struct Unit<F: SharedMemory + Copy> {
     pub relay: u64,
     /// The last order given.
     pub order: u32,
+    /// What its lives kept of their state is wrong: the next ones are told, until one of them has
+    /// begun to ask the others for it.
+    pub is_distrusted: bool,
     /// Marks this boot of the host.
     nonce: u64,
     /// What a job is to do for it: the rung, and the life that begins by it.
@@ -103,6 +106,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
         unit.handed = told.handed;
         unit.ping = told.ping;
         unit.relay = told.relay;
+        unit.is_distrusted = told.is_distrusted && !unit.says_it_serves();
         unit.order = told.order.map_or(0, |order| order.number);
         unit
     }
@@ -143,6 +147,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
             ping: 0,
             relay: 0,
             order: 0,
+            is_distrusted: false,
             nonce,
             wanted: None,
             is_running: false,
@@ -176,6 +181,11 @@ impl<F: SharedMemory + Copy> Unit<F> {
     /// How well the unit can take the lead of those that do the same work; 0: not at all.
     pub fn rank(&self) -> u64 {
         self.health.rank()
+    }
+
+    /// A digest of its state, from one of [`fabric::health::DIGESTS`] places.
+    pub fn digest(&self, place: usize) -> Option<Digest> {
+        self.health.digest(place)
     }
 
     /// Asks the unit to show that it can still wake.
@@ -278,6 +288,7 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.control.write(&Control {
             epoch: self.life,
             rung,
+            is_distrusted: self.is_distrusted,
             handed: self.handed,
             ping: self.ping,
             relay: self.relay,

@@ -389,6 +389,9 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         let now_ns = self.xen.now_ns();
         let unit = &mut self.units[index];
         let name = unit.config.name;
+        if matches!(report, Report::Serving { .. }) {
+            unit.is_distrusted = false;
+        }
         let note = match report {
             Report::Serving { .. } => match &mut unit.incident {
                 // The report of the recovery waits for the first answer.

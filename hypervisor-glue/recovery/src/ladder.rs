@@ -72,7 +72,7 @@ impl Ladder {
 /// none.
 fn least_rung(reason: Reason) -> usize {
     match reason {
-        Reason::Corrupt => 1,
+        Reason::Corrupt | Reason::Diverged => 1,
         Reason::Gone => REBUILD,
         _ => 0,
     }
@@ -122,6 +122,7 @@ mod tests {
         let next = |reason| Ladder::new().next(&POLICY, reason, 0).rung;
         assert_eq!(next(Reason::Hang), Rung::Microreset);
         assert_eq!(next(Reason::Corrupt), Rung::Microreboot);
+        assert_eq!(next(Reason::Diverged), Rung::Microreboot);
         assert_eq!(next(Reason::Gone), Rung::Rebuild);
         let mut ladder = Ladder::new();
         ladder.next(&POLICY, Reason::Hang, 0);

@@ -16,7 +16,7 @@ pub mod view;
 use abi::{DomId, Port, PortStatus, Virq, Xen, XenError};
 use fabric::SharedMemory;
 use fabric::control::{self, Command, ControlError, ControlReader, Rung};
-use fabric::health::{HealthWriter, RecoveryReport, State};
+use fabric::health::{Digest, HealthWriter, RecoveryReport, State};
 use fabric::kick::{Kick, KickReader, KickWriter, Pushed};
 use fabric::{Epoch, Part};
 
@@ -79,6 +79,11 @@ pub trait Work<M: SharedMemory + Copy> {
         0
     }
 
+    /// What the state has come to, for comparing it with that of those that do the same.
+    fn digest(&self) -> Option<Digest> {
+        None
+    }
+
     /// The orchestrator wants the state in the log.
     fn dump(&self, now_ns: u64);
 }
@@ -122,9 +127,11 @@ pub struct Service<'a, X: Xen, M: SharedMemory + Copy> {
     outbox: Outbox<M>,
     epoch: Epoch,
     rung: Rung,
+    is_distrusted: bool,
     nonce: u64,
     pong: u64,
     rank: u64,
+    digest: Option<Digest>,
     order_done: u32,
     timer_at_ns: Option<u64>,
 }
@@ -153,9 +160,11 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
             outbox,
             epoch: told.epoch,
             rung: told.rung,
+            is_distrusted: told.is_distrusted,
             nonce: told.nonce,
             pong: told.ping,
             rank: 0,
+            digest: None,
             order_done: told.order.map_or(0, |order| order.number),
             timer_at_ns: None,
         })
@@ -169,6 +178,11 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
     /// How this life began.
     pub fn rung(&self) -> Rung {
         self.rung
+    }
+
+    /// Whether what former lives kept of the state is wrong.
+    pub fn is_distrusted(&self) -> bool {
+        self.is_distrusted
     }
 
     /// Random number of this boot of the host: marks records as ours.
@@ -218,6 +232,11 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         if rank != self.rank {
             self.rank = rank;
             self.health.set_rank(rank);
+        }
+        let digest = work.digest();
+        if digest != self.digest {
+            self.digest = digest;
+            digest.into_iter().for_each(|digest| self.health.set_digest(digest));
         }
         self.obey(&told, work);
         // The count first, then the look: a kick is in the ring before it is counted, so what was

@@ -51,7 +51,7 @@ fn each_turn_of_a_services_own_work_is_progress() {
     let (health, control, kicks) = (page(), page(), page());
     let writer = ControlWriter::new(&control);
     writer.initialise(7);
-    writer.set_life(1, Rung::First);
+    writer.set_life(1, Rung::First, false);
     let regions = Regions { health: &health, control: &control, kicks: &kicks };
     let mut service = Service::start(&xen, regions).unwrap();
     let mut seen = Vec::new();

@@ -45,6 +45,8 @@ pub struct Setup {
     pub replicas: u8,
     /// Its life.
     pub epoch: Epoch,
+    /// What its former lives kept is wrong: the leader brings it up to date.
+    pub is_distrusted: bool,
     /// The same for all replicas.
     pub config: Config,
     /// Domains of the services that have a connection from the beginning.
@@ -118,7 +120,8 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
         let mut found = Found { store, is_newcomer: false };
         let node = match Node::open(log.clone(), settings, server.applied()) {
             Ok(mut node) => {
-                if store.load.lost_records + store.load.missing_slots > 0 {
+                let is_damaged = store.load.lost_records + store.load.missing_slots > 0;
+                if is_damaged || setup.is_distrusted {
                     node.abandon_machine(now_ns);
                 }
                 node
@@ -188,6 +191,13 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
     /// What consensus says of itself.
     pub fn status(&self) -> Status {
         self.node.status()
+    }
+
+    /// Index of the last entry that is part of the state, and the state's digest: replicas with the
+    /// same index have the same. `None` while it is being brought up to date.
+    pub fn digest(&self) -> Option<(u64, u64)> {
+        let server = &self.machine.server;
+        (!self.node.status().restoring).then(|| (server.applied(), server.state().digest()))
     }
 
     /// What makes one replica a better leader than another: term and index of its last entry, in

@@ -20,7 +20,7 @@ use runtime::{Boot, FabricMemory, Life, Survivor};
 use service::Service;
 use service::view::View;
 
-use crate::shell::{INDEX_LEN, Shell, Work};
+use crate::shell::{INDEX_LEN, Shell, Told, Work};
 
 runtime::service!(main, aside_pages = INDEX_LEN.div_ceil(abi::PAGE_SIZE));
 
@@ -44,10 +44,14 @@ fn main(boot: Boot) -> ! {
     if kept {
         SHELL.modify(|shell| shell.resume(service.epoch(), xen.now_ns(), &mut report));
     } else {
+        let told = Told {
+            epoch: service.epoch(),
+            nonce: service.nonce(),
+            is_distrusted: service.is_distrusted(),
+        };
         let aside = boot.aside().expect("our builder gives us all that we ask for");
         let index = Part::new(aside, 0, INDEX_LEN);
-        let (epoch, nonce) = (service.epoch(), service.nonce());
-        SHELL.put(Shell::start(xen, &view, index, epoch, nonce, &mut report));
+        SHELL.put(Shell::start(xen, &view, index, told, &mut report));
     }
     if report.dropped > 0 {
         let text = format_args!("{} records could not be read back: memory failed", report.dropped);

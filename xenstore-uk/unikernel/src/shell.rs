@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::fmt::Write;
 
 use fabric::control::Rung;
-use fabric::health::RecoveryReport;
+use fabric::health::{Digest, RecoveryReport};
 use fabric::log::{Level, LogWriter};
 use fabric::view::{Party, RegionKind};
 use fabric::Epoch;
@@ -56,6 +56,17 @@ pub struct Shell {
     found: Option<StartReport>,
 }
 
+/// What the orchestrator says of a life.
+#[derive(Clone, Copy, Debug)]
+pub struct Told {
+    /// Its number.
+    pub epoch: Epoch,
+    /// The mark of this boot of the host.
+    pub nonce: u64,
+    /// What the former lives kept of the state is wrong.
+    pub is_distrusted: bool,
+}
+
 impl Shell {
     /// Reads back what the fabric holds, or begins a new store. `index` has [`INDEX_LEN`] bytes; the
     /// former life's index is believed after a microreset alone.
@@ -63,10 +74,10 @@ impl Shell {
         xen: Hypervisor,
         view: &View<FabricMemory>,
         index: Fabric,
-        epoch: Epoch,
-        nonce: u64,
+        told: Told,
         report: &mut RecoveryReport,
     ) -> Self {
+        let Told { epoch, nonce, is_distrusted } = told;
         let tool = system::SYSTEM.units[system::TOOL_UK].domid;
         let own = system::SYSTEM.units[view.unit()].domid;
         let units: Vec<usize> = system::SYSTEM.all_with_role(system::Role::XenStore).collect();
@@ -75,6 +86,7 @@ impl Shell {
             replica: place.map_or(1, |place| place as u8 + 1),
             replicas: units.len() as u8,
             epoch,
+            is_distrusted,
             config: Config::new(nonce, &[tool], system::SLOTS),
             services: clients().map(|client| client.domid).collect(),
         };
@@ -349,6 +361,11 @@ impl service::Work<Fabric> for Work {
 
     fn rank(&self) -> u64 {
         self.shell.read(|shell| shell.replica.rank())
+    }
+
+    fn digest(&self) -> Option<Digest> {
+        let digest = self.shell.read(|shell| shell.replica.digest());
+        digest.map(|(index, sum)| Digest::new(index, sum))
     }
 
     fn kick(&mut self, id: Option<u16>, _: u64, _: &mut Outbox<Fabric>) {

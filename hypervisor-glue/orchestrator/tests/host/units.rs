@@ -3,9 +3,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use abi::{DomId, Registers, ShutdownReason};
+use abi::{DomId, Registers, ShutdownReason, Xen};
 use fabric::control::Rung;
 use fabric::epitaph::Reason;
+use fabric::health::Digest;
 use fake_xen::{Call, Fault, Machine};
 use service::ids;
 
@@ -258,6 +259,53 @@ fn a_failed_leader_comes_back_when_the_next_one_has_answered_or_has_had_its_time
             }
             assert!(all_serve(host, services));
             assert_eq!(lives(host), [2, 1]);
+        });
+    }
+}
+
+#[test]
+fn a_replica_that_differs_from_the_others_is_found_in_time_and_told_to_begin_anew() {
+    /// From the write (docs/SPECIFICATION.md).
+    const LIMIT_NS: u64 = 5_000_000;
+    const STEP_NS: u64 = 250_000;
+    let replicas = STORE..STORE + 3;
+    for odd in replicas.clone() {
+        let mut world = World::new();
+        let machine = world.machine.clone();
+        world.boot(|host, services| {
+            let publish = |services: &[Service; UNITS], index, odd_sum| {
+                for unit in replicas.clone() {
+                    let sum = if unit == odd { odd_sum } else { 7 };
+                    services[unit].publish(Digest::new(index, sum));
+                }
+            };
+            publish(services, 40, 7);
+            wait(host, services, LIMIT_NS);
+            assert_eq!(host.host.epitaphs.total(), 0, "they agree");
+            let written_ns = host.host.xen.now_ns();
+            publish(services, 41, 8);
+            for _ in 0..LIMIT_NS / STEP_NS {
+                wait(host, services, STEP_NS);
+            }
+            let found = host.host.epitaphs.iter().next().expect("an epitaph");
+            let (name, reason) = (found.unit.as_str(), found.reason);
+            assert_eq!((name, reason), (system::SYSTEM.units[odd].name, Reason::Diverged));
+            assert_eq!(found.rung, Rung::Microreboot);
+            assert!(found.time_ns - written_ns <= LIMIT_NS, "{found}");
+            for unit in replicas.clone() {
+                let service = &services[unit];
+                assert_eq!(
+                    (service.life, service.is_distrusted),
+                    if unit == odd { (2, true) } else { (1, false) }
+                );
+            }
+            assert!(all_serve(host, services));
+            crash(&machine, DomId(system::SYSTEM.units[odd].domid));
+            for _ in 0..LIMIT_NS / STEP_NS {
+                wait(host, services, STEP_NS);
+            }
+            assert_eq!((services[odd].life, services[odd].is_distrusted), (3, false));
+            assert_eq!(host.host.epitaphs.total(), 2, "what its former life said counts no more");
         });
     }
 }

@@ -8,7 +8,7 @@ use builder::pv::MAX_PAGES;
 use fabric::archive::{Archive, ArchiveBuilder};
 use fabric::control::ControlReader;
 use fabric::domains::{Domain, DomainsReader};
-use fabric::health::{HealthWriter, Panic, State};
+use fabric::health::{Digest, HealthWriter, Panic, State};
 use fabric::kick::{Kick, KickReader, KickWriter};
 use fabric::message::{MESSAGE_MAX, MessageId, MessageReader, MessageWriter};
 use fabric::view::{Party, RegionKind};
@@ -182,6 +182,8 @@ pub struct Service {
     pub relay: u64,
     /// Whether somebody waits for its answer when it begins to serve.
     pub is_awaited: bool,
+    /// Whether its present life was told not to believe what it finds.
+    pub is_distrusted: bool,
     /// Kicks it was given in its present life.
     pub taken: Vec<u16>,
     inbox: Option<KickReader<Part<FakeFabric>, Part<Part<FakeFabric>>>>,
@@ -200,6 +202,7 @@ impl Service {
             rank: (UNITS - index) as u64,
             relay: 0,
             is_awaited: true,
+            is_distrusted: false,
             taken: Vec::new(),
             inbox: None,
             sequence: 0,
@@ -225,6 +228,7 @@ impl Service {
         let begins = told.epoch != self.life;
         if begins {
             self.life = told.epoch;
+            self.is_distrusted = told.is_distrusted;
             self.taken.clear();
             self.inbox = None;
             health.start(told.epoch);
@@ -265,6 +269,12 @@ impl Service {
         let panic = Panic::new(format_args!("{message}"), "", 0);
         HealthWriter::new(self.regions.health).set_panic(self.life, &panic);
         self.machine.shut_down(self.domid, ShutdownReason::Crash);
+    }
+
+    /// Says what its state has come to.
+    pub fn publish(&self, digest: Digest) {
+        HealthWriter::new(self.regions.health).set_digest(digest);
+        self.ring();
     }
 
     /// As the store that leads: answers the toolstack.

@@ -50,6 +50,7 @@ fn control(page: &HeapMemory, bytes: &mut Bytes<'_>) {
         relay: 6,
         order: Some(Order { number, command }),
         nonce: bytes.u64(),
+        is_distrusted: bytes.u32() % 2 == 1,
     };
     ControlWriter::new(page).write(&written);
     let reader = ControlReader::new(page);

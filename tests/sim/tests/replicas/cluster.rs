@@ -7,7 +7,7 @@ use raft::{Channel, MIN_HALF, MIN_STORAGE};
 use replica::{Host, Places, Relay, Replica, Setup};
 use store::persist::index_len;
 use store::{AREA_LEN, Action, Config, Index, Progress, Ring, SLOT_LEN, Server};
-use wire::Operation;
+use wire::{Header, Operation};
 
 use crate::client::Client;
 use crate::memory::{Budget, Mortal};
@@ -51,6 +51,8 @@ struct Unit {
     areas: HeapMemory,
     log: HeapMemory,
     live: Option<Replica<Mortal, Mortal, Mortal>>,
+    /// Its next life is told not to believe what is kept.
+    is_distrusted: bool,
     /// Round in which it comes back.
     back_at: u64,
     rounds_served: u64,
@@ -165,6 +167,7 @@ impl Cluster {
             areas: HeapMemory::new(CONNECTIONS * AREA_LEN),
             log: HeapMemory::new(MIN_STORAGE),
             live: None,
+            is_distrusted: false,
             back_at: 0,
             rounds_served: 0,
         };
@@ -309,6 +312,7 @@ impl Cluster {
             replica: unit.number,
             replicas: numbers.len() as u8,
             epoch: unit.life,
+            is_distrusted: core::mem::take(&mut unit.is_distrusted),
             config: Config::new(77, &[TOOL], CONNECTIONS),
             services: vec![TOOL],
         };
@@ -396,7 +400,7 @@ impl Cluster {
     }
 
     /// Lets the clients pause until all replicas hold the same; false if that takes too long.
-    fn has_converged(&mut self) -> bool {
+    pub fn has_converged(&mut self) -> bool {
         for _ in 0..QUIET_ROUNDS {
             self.clients.values_mut().for_each(|client| client.is_stopped = true);
             self.run(1);
@@ -417,6 +421,32 @@ impl Cluster {
             let same = (status.last, status.applied) == (first.last, first.last.index);
             same && status.voter && !status.restoring
         })
+    }
+
+    /// Lets a follower execute what nobody has decided; returns its place.
+    pub fn diverge(&mut self) -> usize {
+        /// What the log says of a request: its kind, before the message.
+        const REQUEST: u8 = 1;
+        let body = b"/odd\0one";
+        let (operation, len) = (Operation::Write, body.len() as u32);
+        let header = Header { operation, request: 0, transaction: 0, len };
+        let entry = [&[REQUEST], &header.emit()[..], body].concat();
+        let is_follower = |unit: &Unit| Some(unit.number) != self.leader;
+        let place = self.units.iter().position(is_follower).unwrap();
+        let server = self.units[place].live.as_mut().unwrap().server_mut();
+        server.apply_entry(server.applied(), 0, u32::MAX, &entry);
+        place
+    }
+
+    /// What the replicas say of their states.
+    pub fn digests(&self) -> Vec<Option<(u64, u64)>> {
+        self.units.iter().map(|unit| unit.live.as_ref()?.digest()).collect()
+    }
+
+    /// A replica is brought back, with or without trust in what it has kept.
+    pub fn restart(&mut self, place: usize, is_distrusted: bool) {
+        self.units[place].is_distrusted = is_distrusted;
+        self.kill(place, self.round + 1);
     }
 
     /// Ends all faults; everything must come right, and all replicas hold the same.

@@ -68,3 +68,30 @@ fn an_idle_cluster_is_quiet() {
     cluster.heal();
     cluster.pass_quietly();
 }
+
+#[test]
+fn a_replica_that_diverged_says_so_and_gets_the_state_of_the_others_when_it_is_told() {
+    let mut cluster = Cluster::new(3);
+    cluster.start();
+    cluster.run(300);
+    assert!(cluster.has_converged());
+    let odd = cluster.diverge();
+    let is_odd = |cluster: &Cluster| {
+        let digests = cluster.digests();
+        let [mine, first, second] = [odd, (odd + 1) % 3, (odd + 2) % 3].map(|at| digests[at]);
+        assert_eq!(first, second, "the others agree");
+        let (mine, others) = (mine.unwrap(), first.unwrap());
+        assert_eq!(mine.0, others.0, "they have come equally far");
+        mine.1 != others.1
+    };
+    assert!(is_odd(&cluster));
+    cluster.restart(odd, false);
+    cluster.run(100);
+    assert!(cluster.has_converged());
+    assert!(is_odd(&cluster), "it reads back what it has written");
+    cluster.restart(odd, true);
+    cluster.run(100);
+    assert!(cluster.has_converged());
+    assert!(!is_odd(&cluster));
+    cluster.heal();
+}
