@@ -13,8 +13,8 @@ use system::Role;
 use crate::host::{Host, UNITS};
 use crate::report::Note;
 
-/// Time for a named replica to serve before one that could do better is named: several times what
-/// an election takes.
+/// Time for a named replica to serve before the former leader takes its share of the CPU: several
+/// times what an election takes.
 const ELECTION_NS: u64 = 2_000_000;
 
 /// One turn of the relay, from the former leader's failure to the next one's first answer.
@@ -126,11 +126,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// Names the replica that can lead best, if nobody serves and a majority is alive.
+    /// Names the replica that can lead best, if nobody serves and a majority is alive. Called
+    /// whenever a replica has done something: another one may have become the best.
     pub fn name_leader(&mut self) {
-        let now_ns = self.xen.now_ns();
-        let is_due = now_ns >= self.relay.named_ns + ELECTION_NS;
-        if self.relay.serves || self.relay.named.is_some() && !is_due {
+        if self.relay.serves {
             return;
         }
         let stores = system::SYSTEM.all_with_role(Role::XenStore);
@@ -145,9 +144,11 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             return;
         }
         if let Some(named) = self.relay.named {
-            // It could still win: it is stopped first, and this is called again.
+            // The former leader had told the better one more, which that one had not read. The
+            // named one could still win: it is stopped first, and this is called again.
             return self.tell_supervisor(named, Event::Restart(Rung::Microreset));
         }
+        let now_ns = self.xen.now_ns();
         self.relay.epoch += 1;
         (self.relay.named, self.relay.named_ns) = (Some(best), now_ns);
         self.store = best;

@@ -217,6 +217,9 @@ fn a_service_that_dies_while_another_is_rebuilt_is_reset_in_the_middle_of_it() {
     });
 }
 
+/// A former leader's recovery waits for the next one's answer at most so long.
+const ELECTION_NS: u64 = 2_000_000;
+
 #[test]
 fn the_relay_turns_to_a_living_replica_and_not_back() {
     let mut world = World::new();
@@ -241,7 +244,6 @@ fn the_relay_turns_to_a_living_replica_and_not_back() {
 
 #[test]
 fn a_failed_leader_comes_back_when_the_next_one_has_answered_or_has_had_its_time() {
-    const ELECTION_NS: u64 = 2_000_000;
     for answers in [true, false] {
         let mut world = World::new();
         let machine = world.machine.clone();
@@ -261,6 +263,31 @@ fn a_failed_leader_comes_back_when_the_next_one_has_answered_or_has_had_its_time
             assert_eq!(lives(host), [2, 1]);
         });
     }
+}
+
+#[test]
+fn a_replica_that_turns_out_to_be_better_is_named_at_once() {
+    let mut world = World::new();
+    let machine = world.machine.clone();
+    let (second, third) = (STORE + 1, STORE + 2);
+    world.services[second].is_electable = false;
+    world.boot(|host, services| {
+        crash(&machine, STORE_DOMAIN);
+        settle(host, services);
+        assert_eq!((host.host.store, services[second].relay), (second, 2));
+        assert_eq!(lives(host), [1, 1], "the former leader waits");
+        let improved_ns = host.host.xen.now_ns();
+        // It has taken what the former leader said last, and elects nobody who has not.
+        let rank = services[STORE].rank + 1;
+        services[third].improve(rank);
+        settle(host, services);
+        assert_eq!((host.host.store, services[third].relay), (third, 3));
+        assert_eq!(services[second].relay, 0, "it was stopped before");
+        assert_eq!(services[second].life, 2);
+        assert!(all_serve(host, services));
+        let taken_ns = host.host.xen.now_ns() - improved_ns;
+        assert!(taken_ns < ELECTION_NS, "{taken_ns} ns");
+    });
 }
 
 #[test]

@@ -180,6 +180,8 @@ pub struct Service {
     pub rank: u64,
     /// Epoch of the relay under which it serves.
     pub relay: u64,
+    /// Whether the others elect it when it is named.
+    pub is_electable: bool,
     /// Whether somebody waits for its answer when it begins to serve.
     pub is_awaited: bool,
     /// Whether its present life was told not to believe what it finds.
@@ -201,6 +203,7 @@ impl Service {
             // The first of those that do the same is the best.
             rank: (UNITS - index) as u64,
             relay: 0,
+            is_electable: true,
             is_awaited: true,
             is_distrusted: false,
             taken: Vec::new(),
@@ -237,7 +240,7 @@ impl Service {
         }
         if told.relay != self.relay {
             self.relay = told.relay;
-            if told.relay != 0 {
+            if told.relay != 0 && self.is_electable {
                 self.kick(ids::RELAY);
                 if self.is_awaited {
                     self.answer();
@@ -274,6 +277,13 @@ impl Service {
     /// Says what its state has come to.
     pub fn publish(&self, digest: Digest) {
         HealthWriter::new(self.regions.health).set_digest(digest);
+        self.ring();
+    }
+
+    /// Takes what makes it a better leader.
+    pub fn improve(&mut self, rank: u64) {
+        self.rank = rank;
+        HealthWriter::new(self.regions.health).set_rank(rank);
         self.ring();
     }
 
