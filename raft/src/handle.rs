@@ -5,7 +5,7 @@ use noraft::{LogEntries, LogIndex, Message as CoreMessage, Term};
 
 use crate::machine::StateMachine;
 use crate::node::{Node, entry_of};
-use crate::peer::HELLO;
+use crate::peer::{HELLO, VOTE};
 use crate::record::Kind;
 use crate::settle::Context;
 use crate::storage::Damage;
@@ -105,6 +105,9 @@ impl<M: SharedMemory> Node<M> {
         self.settle(now_ns, &Context::default());
         if self.leads.is_some() {
             self.peers[slot].out.probe_at(self.core.log().last_position().into());
+        } else if self.core.role().is_candidate() && self.peers[slot].member {
+            // What was asked before one knew the other's life has been refused.
+            self.peers[slot].out.want(VOTE);
         }
     }
 

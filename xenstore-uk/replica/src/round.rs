@@ -92,8 +92,9 @@ where
     /// One round.
     pub fn round(&mut self, now_ns: u64, relay: Relay, host: &mut impl Host<M, A>) -> Round {
         let mut round = Round::default();
-        self.obey(now_ns, relay);
+        self.obey(relay);
         self.take_messages(now_ns, host, &mut round);
+        self.campaign(now_ns);
         if self.node.poll_deadline().is_some_and(|at_ns| at_ns <= now_ns) {
             self.busy.set(true);
             self.node.handle_time(now_ns);
@@ -130,14 +131,19 @@ where
         self.relay_epoch != 0 && self.node.may_reply(self.relay_epoch)
     }
 
-    fn obey(&mut self, now_ns: u64, relay: Relay) {
+    fn obey(&mut self, relay: Relay) {
         let epoch = if relay.is_ours { relay.epoch } else { 0 };
         if epoch != self.relay_epoch {
             self.relay_epoch = epoch;
             self.campaign_at_ns = None;
             self.node.publish(epoch);
         }
-        if epoch == 0 || self.node.status().leading {
+    }
+
+    /// Campaigns, if this replica is named and does not lead. After the messages: what the former
+    /// leader said last is in the other's log by then, which gives a shorter one no vote.
+    fn campaign(&mut self, now_ns: u64) {
+        if self.relay_epoch == 0 || self.node.status().leading {
             self.campaign_at_ns = None;
             self.campaign_ns = CAMPAIGN_NS;
             return;

@@ -73,7 +73,8 @@ pub struct Cluster {
     pub restored: u64,
     /// Replicas that came back by their index.
     pub indexed: u64,
-    loses_messages: bool,
+    /// Whether one in so many messages is lost.
+    pub loses_messages: bool,
     sent: u64,
 }
 
@@ -436,6 +437,20 @@ impl Cluster {
         let server = self.units[place].live.as_mut().unwrap().server_mut();
         server.apply_entry(server.applied(), 0, u32::MAX, &entry);
         place
+    }
+
+    /// The leader dies right after its round, for so many rounds; the others have not read yet what
+    /// it said last.
+    pub fn end_the_leader(&mut self, rounds: u64) {
+        let leader = self.leader.expect("somebody leads");
+        self.kill(usize::from(leader) - 1, self.round + rounds);
+    }
+
+    /// Whether the replica that was named serves.
+    pub fn is_served(&self) -> bool {
+        let named =
+            self.leader.and_then(|number| self.units[usize::from(number) - 1].live.as_ref());
+        named.is_some_and(Replica::serves)
     }
 
     /// What the replicas say of their states.

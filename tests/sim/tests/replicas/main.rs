@@ -70,6 +70,25 @@ fn an_idle_cluster_is_quiet() {
 }
 
 #[test]
+fn the_first_that_is_named_wins_whatever_the_former_leader_had_still_said() {
+    let mut cluster = Cluster::new(5);
+    cluster.start();
+    cluster.loses_messages = false;
+    for fail_over in 0..100 {
+        let rounds = 40 + cluster.random(7);
+        cluster.run(rounds);
+        assert!(cluster.is_served(), "{fail_over}");
+        let before = cluster.epoch;
+        // Every other time it is back at once, and may be the one that is named.
+        cluster.end_the_leader(if fail_over % 2 == 0 { 30 } else { 1 });
+        cluster.run(40);
+        assert!(cluster.is_served(), "{fail_over}");
+        assert_eq!(cluster.epoch, before + 1, "{fail_over}");
+    }
+    cluster.heal();
+}
+
+#[test]
 fn a_replica_that_diverged_says_so_and_gets_the_state_of_the_others_when_it_is_told() {
     let mut cluster = Cluster::new(3);
     cluster.start();
