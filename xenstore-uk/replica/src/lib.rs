@@ -97,6 +97,8 @@ pub struct Replica<M, A, L> {
     message: Vec<u8>,
     /// Whether it has begun to serve and has not answered yet.
     is_new: bool,
+    /// Entries that the present round may still execute.
+    entries_left: usize,
     /// Whether the log had room for all that the server wanted in the last round.
     has_room: bool,
     /// Whether a change of anything but the server has begun and not ended.
@@ -150,6 +152,7 @@ impl<M: SharedMemory + Clone, A: SharedMemory, L: SharedMemory + Clone> Replica<
             promoted: 0,
             message: Vec::with_capacity(raft::MAX_MESSAGE),
             is_new: false,
+            entries_left: 0,
             has_room: true,
             busy: Cell::new(false),
             damage: None,

@@ -12,6 +12,9 @@ use crate::Replica;
 /// Requests served in one round: then messages and kicks are looked at again. What they change is
 /// one entry each, and the entries of a round travel together.
 const SERVED_PER_ROUND: usize = 16;
+/// Entries executed in one round: then progress is told. A replica that was away finds many of them,
+/// which together would look like a hang.
+const ENTRIES_PER_ROUND: usize = 16;
 /// Time for a campaign before the next one: several times what the messages take. Doubled up to
 /// the longest one, which costs nothing while no majority is alive.
 pub(crate) const CAMPAIGN_NS: u64 = 1_000_000;
@@ -92,6 +95,7 @@ where
     /// One round.
     pub fn round(&mut self, now_ns: u64, relay: Relay, host: &mut impl Host<M, A>) -> Round {
         let mut round = Round::default();
+        self.entries_left = ENTRIES_PER_ROUND;
         self.obey(relay);
         self.take_messages(now_ns, host, &mut round);
         self.campaign(now_ns);
@@ -101,13 +105,15 @@ where
             self.busy.set(false);
         }
         self.execute(now_ns, host, &mut round);
-        self.serve(now_ns, host, &mut round);
-        self.act(host);
-        self.has_room = self.propose(now_ns);
-        self.say(now_ns, host);
-        let status = self.node.status();
-        // A replica that waits for a snapshot has entries that it cannot execute yet.
-        round.more |= status.commit > status.applied && !status.restoring;
+        let is_behind = self.is_behind();
+        // What a leader says of the log tells others of events that it has queued by then.
+        if !(is_behind && self.machine.server.is_leading()) {
+            self.serve(now_ns, host, &mut round);
+            self.act(host);
+            self.has_room = self.propose(now_ns);
+            self.say(now_ns, host);
+        }
+        round.more |= is_behind || self.is_behind();
         let due_ns = [self.node.poll_deadline(), self.campaign_at_ns];
         round.wake_at_ns = due_ns.into_iter().flatten().min();
         round.damage = self.damage;
@@ -195,13 +201,36 @@ where
         }
     }
 
+    /// Whether entries are committed that this replica has not executed. One that waits for a
+    /// snapshot cannot execute them.
+    fn is_behind(&self) -> bool {
+        let status = self.node.status();
+        status.commit > status.applied && !status.restoring
+    }
+
+    /// Whether this round may execute what is committed. An entry may concern any node, so those
+    /// that a reload has left for later are made first, a piece in a round.
+    fn may_execute(&mut self, round: &mut Round) -> bool {
+        if !self.is_behind() {
+            return true;
+        }
+        self.busy.set(true);
+        if self.entries_left > 0 && self.machine.server.load_piece() {
+            round.completed += 1;
+            self.entries_left = 0;
+        }
+        self.busy.set(false);
+        self.entries_left > 0
+    }
+
     /// Executes what is committed, and answers it.
     fn execute(&mut self, now_ns: u64, host: &mut impl Host<M, A>, round: &mut Round) {
-        loop {
+        while self.may_execute(round) {
             self.busy.set(true);
             let applied = self.node.work(now_ns, &mut self.machine);
             self.busy.set(false);
             let Some(applied) = applied else { break };
+            self.entries_left = self.entries_left.saturating_sub(1);
             round.completed += 1;
             if !self.serves() {
                 continue;

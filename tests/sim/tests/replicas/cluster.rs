@@ -17,6 +17,8 @@ const GUESTS: std::ops::Range<u16> = 16..20;
 const CONNECTIONS: usize = 8;
 const SLOTS_LEN: usize = 512 * 1024;
 const INDEX_LEN: usize = index_len(SLOTS_LEN / SLOT_LEN);
+/// Messages taken, entries executed and requests served in one round at most.
+const ROUND_MAX: u64 = 8 + 16 + 16;
 /// Time between two rounds, in ns.
 const ROUND_NS: u64 = 20_000;
 /// Rounds within which everything must have come right.
@@ -354,6 +356,7 @@ impl Cluster {
         };
         let round = live.round(self.now_ns, relay, &mut outside);
         assert_eq!(outside.number, number);
+        assert!(round.completed <= ROUND_MAX, "{} in one round look like a hang", round.completed);
         let idle_fault = if round.more { None } else { live.idle(self.now_ns).fault };
         if unit.budget.is_exhausted() {
             let back_at = self.round + 1 + self.random(200);

@@ -76,6 +76,15 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         }
     }
 
+    /// Makes a bounded piece of what a reload has left for later; false: there was nothing left.
+    pub fn load_piece(&mut self) -> bool {
+        let is_loading = self.loading.is_some();
+        if is_loading {
+            self.load_step();
+        }
+        is_loading
+    }
+
     /// Makes what the request in `request` will look at, or a bounded piece of it: then it answers
     /// false, and wants to be asked again. A large store takes longer than a hang may.
     pub(super) fn is_loaded_for(&mut self, client: u16, header: &Header, len: usize) -> bool {
