@@ -12,8 +12,8 @@ use crate::Replica;
 /// Requests served in one round: then messages and kicks are looked at again. What they change is
 /// one entry each, and the entries of a round travel together.
 const SERVED_PER_ROUND: usize = 16;
-/// Entries executed in one round: then progress is told. A replica that was away finds many of them,
-/// which together would look like a hang.
+/// Entries executed in one round: then progress is told. A replica that was away finds many of
+/// them, which together would look like a hang.
 const ENTRIES_PER_ROUND: usize = 16;
 /// Time for a campaign before the next one: several times what the messages take. Doubled up to
 /// the longest one, which costs nothing while no majority is alive.
