@@ -4,11 +4,11 @@
 use alloc::vec::Vec;
 use core::fmt::Write;
 
+use fabric::Epoch;
 use fabric::control::Rung;
 use fabric::health::{Digest, RecoveryReport};
 use fabric::log::{Level, LogWriter};
 use fabric::view::{Party, RegionKind};
-use fabric::Epoch;
 use replica::{Host, Places, Relay, Replica, Setup};
 use runtime::{FabricMemory, Hypervisor, Survivor};
 use service::ids::{self, PEERS, SLOTS, STORES};
@@ -16,8 +16,8 @@ use service::view::View;
 use service::{Outbox, Step};
 use store::persist::index_len;
 use store::{
-    Action, Config, Fault, Index, Origin, Progress, Quota, Reports, SLOT_LEN, Server, StartReport, Stats,
-    Strength,
+    Action, Config, Fault, Index, Origin, Progress, Quota, Reports, SLOT_LEN, Server, StartReport,
+    Stats, Strength,
 };
 
 use crate::mail::Mail;

@@ -30,8 +30,8 @@ use crate::state::State;
 use crate::{Fault, Ring};
 
 use outbox::Outbox;
-use replica::Replication;
 pub use recover::Index;
+use replica::Replication;
 pub use replica::{ENTRY_MAX, Proposal};
 pub use snapshot::{RestoreError, Snapshot};
 
