@@ -7,6 +7,9 @@ use std::{env, fs};
 #[path = "src/describe/mod.rs"]
 mod describe;
 
+/// Descriptions that build upon one another: more would be hard to follow, or go round in a circle.
+const BASES_MAX: usize = 3;
+
 fn main() -> ExitCode {
     let default = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("ppvmm.toml");
     let file = env::var_os("PPVMM_SYSTEM").map_or(default, PathBuf::from);
@@ -26,12 +29,14 @@ fn main() -> ExitCode {
 }
 
 fn describe_file(file: &Path) -> Result<describe::file::Description, String> {
-    let text = read(file)?;
-    let description = match describe::base(&text).map_err(|wrong| wrong.to_string())? {
-        None => describe::parse(&text),
-        Some(name) => describe::parse_over(&read(&file.with_file_name(name))?, &text),
-    };
-    description.map_err(|wrong| wrong.to_string())
+    let mut texts = vec![read(file)?];
+    while let Some(name) = describe::base(&texts[0]).map_err(|wrong| wrong.to_string())? {
+        if texts.len() == BASES_MAX {
+            return Err(format!("base = {name:?} is wrong: allowed are {BASES_MAX} files in all"));
+        }
+        texts.insert(0, read(&file.with_file_name(name))?);
+    }
+    describe::parse_over(&texts).map_err(|wrong| wrong.to_string())
 }
 
 fn read(file: &Path) -> Result<String, String> {

@@ -76,6 +76,11 @@ pub struct Options {
     pub system: Option<PathBuf>,
 }
 
+/// The system description of this name.
+pub fn description(name: &str) -> PathBuf {
+    paths::root().join(format!("images/system/{name}.toml"))
+}
+
 /// Makes everything that `run` boots.
 pub fn run(options: &Options) -> Result<()> {
     let steps = Steps::new("build");

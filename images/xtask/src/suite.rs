@@ -233,7 +233,7 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     machine.cpus = way.cpus;
     machine.orchestrator = Some(paths::unikernel(boot.initial));
     if let Some(name) = boot.system {
-        let system = Some(paths::root().join(format!("images/system/{name}.toml")));
+        let system = Some(build::description(name));
         build::run(&build::Options { system, ..build::Options::default() })?;
     }
     if let Some(module) = boot.module {

@@ -24,11 +24,11 @@ const STORE_NODES_MAX: u32 = 15_000;
 const GUEST_VCPUS: RangeInclusive<u32> = 1..=1;
 /// Each vif takes a place in net-uk's journal.
 const GUEST_VIFS: RangeInclusive<u32> = 0..=4;
-/// A fabric is at least a few pages; 64 MiB of it would no longer be "small state".
 /// Least pages of a replica's log: four times the decision of the longest transaction.
 const RAFT_LOG_PAGES: u32 = 32;
 /// Pages of a half ring of messages (`raft::MIN_HALF`).
 const RAFT_MAIL_PAGES: u32 = 9;
+/// A fabric is at least a few pages; 64 MiB of it would no longer be "small state".
 const FABRIC_PAGES: RangeInclusive<u32> = 16..=16384;
 /// The archive is copied by nobody, but lies in the initial domain's memory.
 const ARCHIVE_MIB: RangeInclusive<u32> = 1..=512;

@@ -42,13 +42,6 @@ impl std::error::Error for Wrong {}
 /// Names the file that a description builds upon, beside it.
 const BASE: &str = "base";
 
-/// The checked description in `text`.
-pub fn parse(text: &str) -> Result<Description, Wrong> {
-    let description: Description = toml::from_str(text).map_err(syntax)?;
-    check::check(&description)?;
-    Ok(description)
-}
-
 /// The file that the description in `text` says it builds upon, if it does.
 pub fn base(text: &str) -> Result<Option<String>, Wrong> {
     match table(text)?.remove(BASE) {
@@ -62,13 +55,17 @@ pub fn base(text: &str) -> Result<Option<String>, Wrong> {
     }
 }
 
-/// The checked description in `text` over its base: each table it has takes the place of the
-/// base's table of that name, and all others are the base's.
-pub fn parse_over(base: &str, text: &str) -> Result<Description, Wrong> {
-    let mut whole = table(base)?;
-    let mut own = table(text)?;
-    own.remove(BASE);
-    whole.extend(own);
+/// The checked description in `texts`, of which each builds upon the one before it: each table that
+/// it has takes the place of the former one of that name.
+pub fn parse_over<T: AsRef<str>>(texts: &[T]) -> Result<Description, Wrong> {
+    let mut whole = toml::Table::new();
+    for (place, text) in texts.iter().enumerate() {
+        let mut own = table(text.as_ref())?;
+        if place > 0 {
+            own.remove(BASE);
+        }
+        whole.extend(own);
+    }
     let description: Description = whole.try_into().map_err(syntax)?;
     check::check(&description)?;
     Ok(description)

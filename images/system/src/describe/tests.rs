@@ -4,6 +4,10 @@ use super::*;
 
 const GOOD: &str = include_str!("../../ppvmm.toml");
 
+fn parse(text: &str) -> Result<Description, Wrong> {
+    parse_over(&[text])
+}
+
 /// The message for the description in which `from` reads `to`.
 fn message(from: &str, to: &str) -> String {
     assert!(GOOD.contains(from), "the test is about {from:?}, which is not in the file");
@@ -21,23 +25,45 @@ fn the_description_is_good() {
     assert!(tables.contains("pub const XENSTORE_UK_AREA_PAGES: usize = 4;"), "{tables}");
 }
 
-/// The descriptions that build upon the one of the host.
-const VARIANTS: [&str; 3] = [
-    include_str!("../../hostile.toml"),
-    include_str!("../../large-store.toml"),
-    include_str!("../../several.toml"),
+const ONE_STORE: &str = include_str!("../../one-store.toml");
+
+/// The descriptions with other guests, each with what it builds upon.
+const VARIANTS: [(&str, &[&str]); 4] = [
+    (include_str!("../../several.toml"), &[GOOD]),
+    (include_str!("../../busy.toml"), &[GOOD, ONE_STORE]),
+    (include_str!("../../hostile.toml"), &[GOOD, ONE_STORE]),
+    (include_str!("../../large-store.toml"), &[GOOD, ONE_STORE]),
 ];
 
 #[test]
 fn the_variants_are_good_and_change_nothing_but_guests() {
-    let whole = parse(GOOD).unwrap();
-    for text in VARIANTS {
-        assert_eq!(base(text), Ok(Some("ppvmm.toml".into())));
-        let variant = parse_over(GOOD, text).unwrap();
+    for (text, bases) in VARIANTS {
+        let name = if bases.len() == 1 { "ppvmm.toml" } else { "one-store.toml" };
+        assert_eq!(base(text), Ok(Some(name.into())));
+        let whole = parse_over(bases).unwrap();
+        let variant = parse_over(&[bases, &[text]].concat()).unwrap();
         assert_ne!(format!("{:?}", variant.guests), format!("{:?}", whole.guests));
         let back = Description { guests: whole.guests.clone(), ..variant };
         assert_eq!(format!("{back:?}"), format!("{whole:?}"));
     }
+}
+
+#[test]
+fn with_one_store_all_else_is_as_it_was() {
+    assert_eq!(base(ONE_STORE), Ok(Some("ppvmm.toml".into())));
+    let (whole, one) = (parse(GOOD).unwrap(), parse_over(&[GOOD, ONE_STORE]).unwrap());
+    let stores = |units: &[file::Unit]| {
+        units.iter().filter(|unit| unit.role == file::Role::Xenstore).count()
+    };
+    assert_eq!((stores(&whole.units), stores(&one.units)), (3, 1));
+    for unit in &one.units {
+        let mut other = whole.units.iter().find(|other| other.name == unit.name).unwrap().clone();
+        other.regions.raft_mail = unit.regions.raft_mail;
+        other.depends_on.clone_from(&unit.depends_on);
+        assert_eq!(format!("{unit:?}"), format!("{other:?}"));
+    }
+    let back = Description { units: whole.units.clone(), ..one };
+    assert_eq!(format!("{back:?}"), format!("{whole:?}"));
 }
 
 #[test]
@@ -46,9 +72,9 @@ fn a_wrong_base_and_a_wrong_variant_are_named() {
     let message = |result: Result<Description, Wrong>| result.unwrap_err().to_string();
     assert!(base("base = 3").unwrap_err().to_string().starts_with("base = (integer) is wrong"));
     let text = "[limits]\nslots = 65";
-    assert!(message(parse_over(GOOD, text)).contains("missing field"), "whole tables count");
-    assert!(message(parse_over(GOOD, "limit = 3")).contains("unknown field `limit`"));
-    assert!(message(parse_over(GOOD, "version = 2")).contains("version = 2 is wrong"));
+    assert!(message(parse_over(&[GOOD, text])).contains("missing field"), "whole tables count");
+    assert!(message(parse_over(&[GOOD, "limit = 3"])).contains("unknown field `limit`"));
+    assert!(message(parse_over(&[GOOD, "version = 2"])).contains("version = 2 is wrong"));
     assert!(message(parse("base = \"x\"")).contains("unknown field `base`"));
 }
 

@@ -6,11 +6,11 @@ use system::Role;
 
 use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
+use crate::build;
 use crate::faults::{During, Fault, Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
-use crate::{build, paths};
 
 /// The experiment's name.
 pub const NAME: &str = "busy-faults";
@@ -66,7 +66,7 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
     let mut outcomes = Vec::new();
     for during in SPANS {
         let most = if during == During::Create {
-            let system = Some(paths::root().join("images/system/busy.toml"));
+            let system = Some(build::description("busy"));
             build::run(&build::Options { system, ..build::Options::default() })?;
             CREATE_FAULTS
         } else {

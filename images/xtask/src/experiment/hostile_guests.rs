@@ -11,10 +11,10 @@ use super::harness::MUST_BE_ZERO;
 use crate::archive::Source;
 use crate::faults::{self, Plan, Target};
 use crate::guest::variant;
+use crate::paths;
 use crate::progress::Steps;
 use crate::qemu::{Clock, Machine, Record, Vm};
 use crate::report::{Promise, Report, Sample, stats};
-use crate::{build, paths};
 
 /// The experiment's name.
 pub const NAME: &str = "hostile-guests";
@@ -78,8 +78,6 @@ const SLOWER_PERCENT: u64 = 200;
 
 /// Boots the attacks, `runs` times with different seeds.
 pub fn run(options: &Options, runs: u64) -> Result<Report> {
-    let system = Some(paths::root().join("images/system/hostile.toml"));
-    build::run(&build::Options { system, ..build::Options::default() })?;
     let steps = Steps::new("experiment");
     let mut report = Report::new(NAME, Clock::Virtual, options.seed, runs);
     let mut found = Vec::new();

@@ -41,68 +41,86 @@ struct Experiment {
     name: &'static str,
     about: &'static str,
     runs: u64,
+    /// Name of the system description that its hosts are built with.
+    system: &'static str,
     run: fn(&Options, u64) -> Result<Report>,
 }
+
+/// The host as it is shipped, with three replicas of the XenStore.
+const WHOLE: &str = "ppvmm";
+
+/// The host with one xenstore-uk: what its own repair takes, as no other one serves in its place.
+const ONE_STORE: &str = "one-store";
 
 const EXPERIMENTS: [Experiment; 10] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
         runs: 10,
+        system: WHOLE,
         run: idle::run,
     },
     Experiment {
         name: service_faults::NAME,
         about: "crashes and hangs of xenstore-uk while a guest checks every answer",
         runs: 180,
+        system: ONE_STORE,
         run: service_faults::run,
     },
     Experiment {
         name: busy_faults::NAME,
         about: "crashes of xenstore-uk while a guest is created or another unit rebuilt",
         runs: 30,
+        system: ONE_STORE,
         run: busy_faults::run,
     },
     Experiment {
         name: reload::NAME,
         about: "microreboots of xenstore-uk with 1,000 to 10,000 nodes in the store",
         runs: 10,
+        system: "large-store",
         run: reload::run,
     },
     Experiment {
         name: xenstore_faults::NAME,
         about: "crashes and hangs of the leading xenstore-uk: another one serves",
         runs: 120,
+        system: WHOLE,
         run: xenstore_faults::run,
     },
     Experiment {
         name: corrupt_random::NAME,
         about: "bit flips anywhere in xenstore-uk: masked, recovered, wrong, lost",
         runs: 200,
+        system: ONE_STORE,
         run: corrupt_random::run,
     },
     Experiment {
         name: false_alarms::NAME,
         about: "no recovery without a fault, under full load (runs are virtual seconds)",
         runs: 600,
+        system: ONE_STORE,
         run: false_alarms::run,
     },
     Experiment {
         name: orchestrator_faults::NAME,
         about: "panics and traps in the orchestrator: services and guests stay untouched",
         runs: 64,
+        system: ONE_STORE,
         run: orchestrator_faults::run,
     },
     Experiment {
         name: net_faults::NAME,
         about: "crashes and hangs of net-uk while a guest's TCP stream and pings go through it",
         runs: 60,
+        system: WHOLE,
         run: net_faults::run,
     },
     Experiment {
         name: hostile_guests::NAME,
         about: "a guest attacks the services with all it may write, beside an ordinary one",
         runs: 1,
+        system: "hostile",
         run: hostile_guests::run,
     },
 ];
@@ -129,7 +147,8 @@ pub fn run(options: &Options) -> Result<()> {
     if !packages::names()?.contains("orchestrator") {
         bail!("an experiment needs the orchestrator, which this workspace does not have");
     }
-    build::run(&build::Options::default())?;
+    let system = Some(build::description(experiment.system));
+    build::run(&build::Options { system, ..build::Options::default() })?;
     let runs = options.runs.unwrap_or(experiment.runs);
     let report = (experiment.run)(options, runs)?;
     println!("{}", table::render(&report));

@@ -9,7 +9,6 @@ use crate::faults::{Plan, Target};
 use crate::progress::Steps;
 use crate::qemu::Clock;
 use crate::report::{Promise, Report, Sample};
-use crate::{build, paths};
 
 /// The experiment's name.
 pub const NAME: &str = "reload";
@@ -54,8 +53,6 @@ const PER_NODE_NS: u64 = 800;
 
 /// Injects `runs` faults for each size.
 pub fn run(options: &Options, runs: u64) -> Result<Report> {
-    let system = Some(paths::root().join("images/system/large-store.toml"));
-    build::run(&build::Options { system, ..build::Options::default() })?;
     let steps = Steps::new("experiment");
     let mut parts = Parts::open(NAME, options.seed)?;
     let mut outcomes = Vec::new();

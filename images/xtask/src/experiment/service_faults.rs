@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 
-use super::Options;
 use super::harness::{Boot, MUST_BE_ZERO, Outcome, Parts, UNIT};
+use super::{ONE_STORE, Options};
 use crate::build;
 use crate::faults::{self, Plan, Target};
 use crate::progress::Steps;
@@ -126,7 +126,8 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
         left -= count;
     }
     let mut points = Vec::new();
-    build::run(&build::Options { features: vec![POINTS.into()], ..build::Options::default() })?;
+    let (features, system) = (vec![POINTS.into()], Some(build::description(ONE_STORE)));
+    build::run(&build::Options { features, system })?;
     for boot in 0..runs.div_ceil(RUNS_PER_POINTS_BOOT) {
         let seed = options.seed * 1000 + boot;
         let label = format!("{ENDED_LIVES} faults at chosen points, seed {seed}");
