@@ -5,8 +5,9 @@ mod common;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use common::{Host, TOOL};
+use common::{CLIENTS, Host, SLOTS_LEN, TOOL};
 use fabric::SharedMemory;
+use store::Config;
 use wire::{Header, Operation as O, ring};
 
 #[test]
@@ -308,4 +309,35 @@ fn a_long_change_gives_signs_of_life() {
         let beats = BEATS.load(Ordering::Relaxed);
         assert!((CHILDREN / 64..CHILDREN).contains(&beats), "{beats} signs in {operation:?}");
     }
+}
+
+/// Signs of life given while a state is restored.
+static RESTORE_BEATS: AtomicU32 = AtomicU32::new(0);
+
+/// A replica takes another one's state in one change, and tells again and again that it goes on;
+/// afterwards, too.
+#[test]
+fn taking_another_state_gives_signs_of_life() {
+    const NODES: u32 = 1_000;
+    let config = || Config::new(5, &[0, TOOL], CLIENTS);
+    let mut sender = Host::with_slots(config(), SLOTS_LEN);
+    for node in 0..NODES {
+        assert_eq!(sender.write(TOOL, &format!("/many/c{node}"), "x"), "OK|");
+    }
+    let mut snapshot = sender.server.snapshot();
+    let mut bytes = vec![0; 1 << 20];
+    let (len, is_last) = snapshot.read(&mut bytes);
+    assert!(is_last);
+    let digest = sender.server.state().digest();
+    let mut host = Host::with_slots(config(), SLOTS_LEN);
+    host.server.set_pulse(|| {
+        RESTORE_BEATS.fetch_add(1, Ordering::Relaxed);
+    });
+    host.server.restore(&config(), &bytes[..len], 7, digest).expect("a whole state");
+    // Every record is written and read.
+    let beats = RESTORE_BEATS.swap(0, Ordering::Relaxed);
+    assert!((2 * NODES / 64..NODES).contains(&beats), "{beats} signs");
+    host.server.finish_loading();
+    assert_eq!(host.server.state().digest(), digest);
+    assert!(RESTORE_BEATS.load(Ordering::Relaxed) > 0, "the nodes are made afterwards");
 }

@@ -13,6 +13,7 @@ use crate::persist::lazy::{Kin, Unloaded};
 use crate::persist::owned::Owned;
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at, slot_sum};
 use crate::persist::{CONTENT_AT, CONTENT_LEN, HEADER_KEY, HEADER_LEN, MAGIC, SLOT_LEN, VERSION};
+use crate::pulse::Pulse;
 use crate::state::{FIRST_FREE_RECORD, NODE_HEAD_LEN};
 use crate::tree::{ROOT_RECORD, Tree};
 use crate::watch::Sketch;
@@ -102,10 +103,17 @@ impl<M: SharedMemory> SlotStore<M> {
     ///
     /// `owner` owns the root if that was lost to damage.
     pub fn open(memory: M, owner: u16) -> Option<(Self, Loaded)> {
+        Self::open_under_watch(memory, owner, Pulse::default())
+    }
+
+    /// As [`Self::open`], with signs of life by `pulse`: a service that has begun to serve must give
+    /// them.
+    pub(crate) fn open_under_watch(memory: M, owner: u16, pulse: Pulse) -> Option<(Self, Loaded)> {
         let header = newest_header(&memory)?;
         let mut store = Self::with_memory(memory, header.key);
         store.committed = header.committed;
         store.applied = header.applied;
+        store.pulse = pulse;
         // Slots of a commit that did not happen may lie beyond those that the header counts: a
         // commit takes no more than the free ones beside the others.
         let used = header.slots.min(store.capacity);
@@ -180,6 +188,7 @@ impl<M: SharedMemory> Scan<M> {
                 continue;
             }
             self.report.slots += 1;
+            self.store.pulse.worked(1);
             self.store.memory.read(at, &mut bytes);
             if slot_sum(self.store.key, &bytes) != sum {
                 self.report.damaged_slots += 1;

@@ -15,6 +15,7 @@ use crate::checksum::spread;
 use crate::codec::Reader;
 use crate::effects::{Action, Effects, Kind};
 use crate::persist::SlotStore;
+use crate::pulse;
 use crate::server::Server;
 use crate::server::lazy::Loading;
 use crate::state::{NODE_HEAD_LEN, State, node_head};
@@ -117,17 +118,19 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         self.demote();
         let index = self.slots.take_index();
         let memory = self.slots.memory().clone();
+        let pulse = self.slots.pulse;
         let mut slots = SlotStore::format(memory.clone(), self.slots.key());
+        slots.pulse = pulse;
+        slots.pulse.worked(pulse::ALL_SLOTS);
         slots.begin_at(committed.saturating_sub(1), applied);
         for record in records {
             slots.put(record.number, record.kind, record.content, &[]);
         }
         slots.commit(digest, count);
-        let (slots, loaded) = SlotStore::open(memory, config.owner).ok_or(RestoreError)?;
+        let opened = SlotStore::open_under_watch(memory, config.owner, slots.pulse);
+        let (slots, loaded) = opened.ok_or(RestoreError)?;
         let (state, later) = State::restore(config, loaded, slots.committed());
-        let pulse = core::mem::take(&mut self.slots.pulse);
         (self.slots, self.state) = (slots, state);
-        self.slots.pulse = pulse;
         self.loading = Loading::new(later);
         index.into_iter().for_each(|index| self.slots.keep_index(index));
         self.mutating.set(false);
