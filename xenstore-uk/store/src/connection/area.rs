@@ -222,6 +222,13 @@ impl<'a, A: SharedMemory> Area<'a, A> {
         }
     }
 
+    /// Writes the copy of this life's state again that is damaged, if the other one is intact.
+    /// Answers whether it did.
+    pub fn scrub(&self, life: u64) -> bool {
+        let intact = self.read_state(life).filter(|_| !self.is_whole());
+        intact.inspect(|state| self.repair(state)).is_some()
+    }
+
     /// Notes that the request at `position` is about to be executed for the `count`th time.
     pub fn write_attempt(&self, position: u32, count: u32) {
         let value = u64::from(position) | u64::from(count) << 32;

@@ -145,19 +145,20 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
-    /// Checks what the area of the next connection says of it, and writes it again. The areas of a
-    /// replica are those of the leader's connections.
+    /// Checks what the area of the next connection says of it, and writes it again. A replica that
+    /// follows has no connections: its areas say what it knew when it led.
     fn scrub_areas(&mut self) {
-        if self.replication.role != Role::Alone || self.connections.is_empty() {
-            return;
-        }
-        let client = usize::from(self.idle.client) % self.connections.len();
-        self.idle.client = client as u16 + 1;
-        let key = self.slots.key();
-        if let Some(connection) = &mut self.connections[client] {
-            let area = Area::new(&self.areas, client as u16, key);
-            self.stats.repaired_records += u64::from(connection.scrub(&area));
-        }
+        let count = self.state.clients().count().max(1);
+        let place = usize::from(self.idle.client) % count;
+        self.idle.client = place as u16 + 1;
+        let Some((number, client)) = self.state.clients().nth(place) else { return };
+        let area = Area::new(&self.areas, number, self.slots.key());
+        let connection = self.connections.get_mut(usize::from(number)).and_then(Option::as_mut);
+        let is_repaired = match connection {
+            Some(connection) => connection.scrub(&area),
+            None => area.scrub(client.life),
+        };
+        self.stats.repaired_records += u64::from(is_repaired);
     }
 }
 
