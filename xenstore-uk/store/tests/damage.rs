@@ -172,6 +172,30 @@ fn the_scrubber_writes_headers_and_connections_again() {
     assert_eq!(host.write(TOOL, "/d1/x", "1"), "OK|");
 }
 
+/// A replica's areas are looked after as those of a lone store: the leader's tell what is under way, a
+/// follower's what it knew when it led.
+#[test]
+fn the_scrubber_writes_the_connections_of_replicas_again() {
+    let (mut host, _) = host();
+    let mut random = Random(12);
+    for term in [0, 1] {
+        host.server.demote();
+        if term > 0 {
+            host.server.promote(term, &[]);
+        }
+        for copy in [0, 128] {
+            let before = host.server.stats().repaired_records;
+            flip(&host.areas, copy * 8 + random.below(96 * 8));
+            for _ in 0..10 {
+                host.now_ns += 25_000_000;
+                assert_eq!(host.server.idle_step(host.now_ns), None);
+            }
+            let repaired = host.server.stats().repaired_records - before;
+            assert_eq!(repaired, 1, "copy at {copy} in term {term}");
+        }
+    }
+}
+
 /// Zeroes look like a free slot: what they hid is missed all the same.
 #[test]
 fn zeroed_slots_are_missed() {
