@@ -68,8 +68,8 @@ pub struct Told {
 }
 
 impl Shell {
-    /// Reads back what the fabric holds, or begins a new store. `index` has [`INDEX_LEN`] bytes; the
-    /// former life's index is believed after a microreset alone.
+    /// Reads back what the fabric holds, or begins a new store. `index` has [`INDEX_LEN`] bytes;
+    /// the former life's index is believed after a microreset alone.
     pub fn start(
         xen: Hypervisor,
         view: &View<FabricMemory>,

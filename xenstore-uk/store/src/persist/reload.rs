@@ -106,8 +106,8 @@ impl<M: SharedMemory> SlotStore<M> {
         Self::open_under_watch(memory, owner, Pulse::default())
     }
 
-    /// As [`Self::open`], with signs of life by `pulse`: a service that has begun to serve must give
-    /// them.
+    /// As [`Self::open`], with signs of life by `pulse`: a service that has begun to serve must
+    /// give them.
     pub(crate) fn open_under_watch(memory: M, owner: u16, pulse: Pulse) -> Option<(Self, Loaded)> {
         let header = newest_header(&memory)?;
         let mut store = Self::with_memory(memory, header.key);

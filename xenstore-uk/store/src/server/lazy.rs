@@ -72,7 +72,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     pub fn finish_loading(&mut self) {
         while self.loading.is_some() {
             self.load_step();
-            self.slots.pulse.worked(STEP_NODES as u32);
+            self.slots.pulse.worked(pulse::LONG_STEP);
         }
     }
 

@@ -73,8 +73,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         (server, report)
     }
 
-    /// As [`Self::start_keeping`] or [`Self::start_indexed`], for one of several replicas: it serves
-    /// nobody until it is promoted. A new store has the connections of `services`, the same in all replicas.
+    /// As [`Self::start_keeping`] or [`Self::start_indexed`], for one of several replicas: it
+    /// serves nobody until it is promoted. A new store has the connections of `services`, the same
+    /// in all replicas.
     pub fn join(
         config: &Config,
         slots: M,

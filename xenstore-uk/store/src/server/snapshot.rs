@@ -121,7 +121,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let pulse = self.slots.pulse;
         let mut slots = SlotStore::format(memory.clone(), self.slots.key());
         slots.pulse = pulse;
-        slots.pulse.worked(pulse::ALL_SLOTS);
+        slots.pulse.worked(pulse::LONG_STEP);
         slots.begin_at(committed.saturating_sub(1), applied);
         for record in records {
             slots.put(record.number, record.kind, record.content, &[]);
