@@ -15,8 +15,8 @@ const LOOKS_PER_CHANGE: u32 = 4;
 /// Pieces that the maps of a transaction with a thousand paths take.
 const PIECES_PER_NOTE: u32 = 12;
 
-/// Pieces of work in a step of about a tenth of a millisecond, such as clearing the memory of a whole
-/// store: a sign ends it.
+/// Pieces of work in a step of about a tenth of a millisecond, such as clearing the memory of a
+/// whole store: a sign ends it.
 pub(crate) const LONG_STEP: u32 = PIECES;
 
 /// Pieces of work that following a path takes: a guest may name a thousand levels.

@@ -172,8 +172,8 @@ fn the_scrubber_writes_headers_and_connections_again() {
     assert_eq!(host.write(TOOL, "/d1/x", "1"), "OK|");
 }
 
-/// A replica's areas are looked after as those of a lone store: the leader's tell what is under way, a
-/// follower's what it knew when it led.
+/// A replica's areas are looked after as those of a lone store: the leader's tell what is under
+/// way, a follower's what it knew when it led.
 #[test]
 fn the_scrubber_writes_the_connections_of_replicas_again() {
     let (mut host, _) = host();
