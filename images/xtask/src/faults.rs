@@ -178,12 +178,11 @@ impl Fault {
         if self.detected.is_none() || is_turn {
             self.detected = detected;
         }
-        if self.reason.is_none() {
-            self.reason = record.text("reason").map(str::to_owned);
-        }
-        if self.received.is_none() {
-            self.received =
-                record.number("cpu").zip(self.cpu).and_then(|(now, then)| now.checked_sub(then));
+        if self.detected == detected {
+            // The same decision, whichever record tells more of it.
+            self.reason = self.reason.take().or(record.text("reason").map(str::to_owned));
+            let cpu = record.number("cpu").zip(self.cpu);
+            self.received = self.received.or(cpu.and_then(|(now, then)| now.checked_sub(then)));
         }
         if is_turn {
             self.repaired = record.number("answered");
