@@ -101,8 +101,7 @@ mod tests {
             detected: Some(1_000 * index + 30),
             repaired: Some(1_000 * index + gap),
             rung: Some(rung),
-            overwritten: None,
-            during: None,
+            ..Fault::default()
         };
         let mut totals: Vec<(String, u64)> =
             MUST_BE_ZERO.iter().map(|name| ((*name).to_owned(), 0)).collect();
