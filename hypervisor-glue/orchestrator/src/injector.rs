@@ -41,6 +41,9 @@ const REBUILD_AIM_NS: u64 = 2_000_000;
 /// grows up to some milliseconds.
 const END_AGAIN_NS: u64 = 1_000_000;
 
+/// Those who damage the records of each unit that may be meant.
+pub type Damagers<F> = heapless::Vec<(DomId, Damager<F>), { system::SYSTEM.units.len() }>;
+
 /// A fault that was injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Injected {
@@ -77,7 +80,8 @@ enum Aim {
 struct Damaged {
     number: u32,
     kind: Kind,
-    /// The life that was hit.
+    /// The unit and the life that were hit.
+    unit: DomId,
     life: Epoch,
     look_at_ns: u64,
 }
@@ -94,8 +98,8 @@ pub struct Injector<F> {
     /// Nobody hands the unit its work, as guests reach the network by themselves: any time is one
     /// at which it may be at work.
     is_self_driven: bool,
-    /// For the kinds that damage records.
-    damager: Option<Damager<F>>,
+    /// For the kinds that damage records: one for each unit that may be meant.
+    damagers: Damagers<F>,
     damaged: Option<Damaged>,
     /// Of a unit whose registers were just changed.
     baseline: Option<Baseline>,
@@ -109,9 +113,9 @@ pub struct Injector<F> {
 }
 
 impl<F: SharedMemory + Copy> Injector<F> {
-    /// An injector for the plan; `gadgets` are those of the unit's image. Without a `damager`,
+    /// An injector for the plan; `gadgets` are those of the unit's image. Without a damager,
     /// kinds that damage records find none.
-    pub fn new(plan: Plan, gadgets: Gadgets, damager: Option<Damager<F>>) -> Self {
+    pub fn new(plan: Plan, gadgets: Gadgets, damagers: Damagers<F>) -> Self {
         let random = plan.seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         let net = system::SYSTEM.with_role(system::Role::Net);
         let is_self_driven = net.is_some_and(|net| system::SYSTEM.units[net].domid == plan.unit.0);
@@ -124,7 +128,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
             aim: Aim::Waiting,
             work_seen: 0,
             is_self_driven,
-            damager,
+            damagers,
             damaged: None,
             baseline: None,
             strike: None,
@@ -207,10 +211,10 @@ impl<F: SharedMemory + Copy> Injector<F> {
     /// registers, if the same `life` goes on. Whether it was noticed is for the watcher to say.
     pub fn settled(&mut self, now_ns: u64, life: Epoch) -> Option<Injected> {
         let damaged = self.damaged.take_if(|damaged| now_ns >= damaged.look_at_ns)?;
-        let Damaged { number, kind, .. } = damaged;
+        let Damaged { number, kind, unit, .. } = damaged;
         let is_gone = match kind {
-            Kind::Record(_) => self.damager.as_ref().is_some_and(|damager| !damager.is_left()),
-            _ => life == damaged.life,
+            Kind::Record(_) => self.damager(unit).is_some_and(|damager| !damager.is_left()),
+            _ => (self.plan.unit, life) == (unit, damaged.life),
         };
         let fault = Injected { number, kind, at_ns: now_ns, cpu_time_ns: None, during: None };
         is_gone.then_some(fault)
@@ -323,7 +327,7 @@ impl<F: SharedMemory + Copy> Injector<F> {
         self.strike = baseline.map(|last| Strike::begin(last, self.plan.unit, fault));
         if let Kind::Record(_) | Kind::WildRegisters = kind {
             let look_at_ns = at_ns + self.plan.gap_us * 1_000 * 3 / 8;
-            self.damaged = Some(Damaged { number, kind, life, look_at_ns });
+            self.damaged = Some(Damaged { number, kind, unit: self.plan.unit, life, look_at_ns });
         }
         self.injected += 1;
         let begins = self.plan.rows.begins();
@@ -393,21 +397,33 @@ impl<F: SharedMemory + Copy> Injector<F> {
         frames: &[Frame],
         record: Record,
     ) -> Result<Option<u64>, XenError> {
-        let Some(mut damager) = self.damager.take() else { return Ok(None) };
         let unit = self.plan.unit;
-        let mut random = |bound| self.random_below(bound);
-        let damaged = damager.damage(xen, unit, frames, record, &mut random);
-        self.damager = Some(damager);
+        let mut random = self.random;
+        let mut below = |bound| random_below(&mut random, bound);
+        let damaged = match self.damager(unit) {
+            Some(damager) => damager.damage(xen, unit, frames, record, &mut below),
+            None => Ok(None),
+        };
+        self.random = random;
         damaged
     }
 
-    /// The next number below `bound` (xorshift64*: seeded, and good enough to choose instants).
-    fn random_below(&mut self, bound: u64) -> u64 {
-        self.random ^= self.random >> 12;
-        self.random ^= self.random << 25;
-        self.random ^= self.random >> 27;
-        (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
+    fn damager(&mut self, of: DomId) -> Option<&mut Damager<F>> {
+        self.damagers.iter_mut().find(|(unit, _)| *unit == of).map(|(_, damager)| damager)
     }
+
+    /// The next number below `bound`.
+    fn random_below(&mut self, bound: u64) -> u64 {
+        random_below(&mut self.random, bound)
+    }
+}
+
+/// The next number below `bound` (xorshift64*: seeded, and good enough to choose instants).
+fn random_below(random: &mut u64, bound: u64) -> u64 {
+    *random ^= *random >> 12;
+    *random ^= *random << 25;
+    *random ^= *random >> 27;
+    (random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 16) % bound
 }
 
 /// Shuts a unit down as crashed.
@@ -443,7 +459,7 @@ mod tests {
     #[test]
     fn a_sleeping_unit_is_looked_at_again_and_then_with_its_next_work() {
         let plan = Plan::parse("unit:1;kinds:hang-loop").expect("a correct plan");
-        let mut injector = Injector::<FakeFabric>::new(plan, Gadgets::default(), None);
+        let mut injector = Injector::<FakeFabric>::new(plan, Gadgets::default(), Damagers::new());
         let mut now_ns = 1_000;
         let mut step_ns = FIRST_STEP_NS;
         injector.look_again(now_ns, step_ns);
@@ -466,7 +482,8 @@ mod tests {
         let xen = machine.domain(DomId::ORCHESTRATOR);
         xen.create_domain(plan.unit, &SMALL_DOMAIN).unwrap();
         xen.unpause(plan.unit).unwrap();
-        let mut injector = Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 }, None);
+        let mut injector =
+            Injector::new(plan, Gadgets { undefined: 10, endless_loop: 20 }, Damagers::new());
         injector.aim = Aim::Firing { at_ns: 0, step_ns: FIRST_STEP_NS };
         (injector, machine)
     }

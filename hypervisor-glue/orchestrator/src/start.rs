@@ -14,7 +14,7 @@ use crate::inject_own;
 use crate::inject_plan::{self, Kind, PlanError};
 use crate::inject_records::{Damager, Places};
 use crate::inject_registers::Gadgets;
-use crate::injector::Injector;
+use crate::injector::{Damagers, Injector};
 use crate::nic::{self, Nic};
 use crate::regions::Regions;
 use crate::unit::Unit;
@@ -241,6 +241,10 @@ pub fn injector<F: SharedMemory + Copy>(
     if !is_store && plan.kinds.iter().any(|kind| matches!(kind, Kind::Record(_))) {
         return Err(StartError::Injection("only a XenStore has such records"));
     }
-    let damager = is_store.then(|| Damager::new(Places::of(regions, index)));
-    Ok(Some(Injector::new(plan, gadgets, damager)))
+    // Which of the stores is hit may change with every fault.
+    let damagers = (0..).zip(system::SYSTEM.units).filter(|(_, one)| one.role == unit.role);
+    let damagers =
+        damagers.map(|(index, one)| (DomId(one.domid), Damager::new(Places::of(regions, index))));
+    let damagers = if is_store { damagers.collect() } else { Damagers::new() };
+    Ok(Some(Injector::new(plan, gadgets, damagers)))
 }

@@ -4,7 +4,7 @@ use abi::Xen;
 use api::{GuestId, Operation};
 use orchestrator::inject_plan::Plan;
 use orchestrator::inject_registers::Gadgets;
-use orchestrator::injector::Injector;
+use orchestrator::injector::{Damagers, Injector};
 use orchestrator::pace::Pace;
 use orchestrator::turn::Next;
 use service::ids;
@@ -18,7 +18,7 @@ const TURN_NS: u64 = 100_000;
 /// Whom the faults hit needs neither to be awake nor to run its own code.
 fn inject(host: &mut Fake<'_>, plan: &str) {
     let plan = Plan::parse(plan).unwrap();
-    host.injector = Some(Injector::new(plan, Gadgets::default(), None));
+    host.injector = Some(Injector::new(plan, Gadgets::default(), Damagers::new()));
 }
 
 fn injected(host: &Fake<'_>) -> u32 {
