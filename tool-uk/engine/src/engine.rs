@@ -390,9 +390,15 @@ impl<'a> Engine<'a> {
         let machine = &mut self.machines[index];
         let name = machine.spec.name;
         let took_us = took_ns / 1000;
+        let mut record = None;
         let line = match machine.phase {
             Phase::Creating(_) => {
                 machine.run(domid, now_ns);
+                let began_ns = now_ns - took_ns;
+                record = Some(format!(
+                    "@{{\"event\":\"created\",\"guest\":\"{name}\",\"domid\":{domid},\
+                     \"began\":{began_ns},\"running\":{now_ns}}}"
+                ));
                 format!("guest {name} is d{domid}, running after {took_us} us")
             }
             Phase::Destroying(_, then) => {
@@ -408,6 +414,9 @@ impl<'a> Engine<'a> {
         };
         self.note();
         self.log(Level::Information, line);
+        if let Some(record) = record {
+            self.log(Level::Information, record);
+        }
     }
 
     fn fail(&mut self, index: usize, task: &Task<'_>, trouble: Trouble, now_ns: u64) {

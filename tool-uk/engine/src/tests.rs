@@ -55,6 +55,7 @@ fn guests_of_the_description_run_with_their_nodes_and_consoles() {
         assert_eq!(host.value(&format!("/libxl/{domid}/type")), "pvh");
     }
     assert!(life.saw("guest demo-2 is d17, running after"));
+    assert!(life.saw("@{\"event\":\"created\",\"guest\":\"demo-2\",\"domid\":17,\"began\":"));
     assert_eq!(host.transactions_open(), 0);
 }
 

@@ -11,6 +11,7 @@ mod net_faults;
 mod orchestrator_faults;
 mod reload;
 mod service_faults;
+mod xenstore_during_create;
 mod xenstore_faults;
 
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ const WHOLE: &str = "ppvmm";
 /// The host with one xenstore-uk: what its own repair takes, as no other one serves in its place.
 const ONE_STORE: &str = "one-store";
 
-const EXPERIMENTS: [Experiment; 10] = [
+const EXPERIMENTS: [Experiment; 11] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -87,6 +88,13 @@ const EXPERIMENTS: [Experiment; 10] = [
         runs: 120,
         system: WHOLE,
         run: xenstore_faults::run,
+    },
+    Experiment {
+        name: xenstore_during_create::NAME,
+        about: "crash and corruption of the leading xenstore-uk while a guest is created",
+        runs: 10,
+        system: "create",
+        run: xenstore_during_create::run,
     },
     Experiment {
         name: corrupt_random::NAME,
