@@ -13,6 +13,7 @@ mod reload;
 mod service_faults;
 mod xenstore_during_create;
 mod xenstore_faults;
+mod xenstore_latency;
 
 use std::path::PathBuf;
 
@@ -53,7 +54,7 @@ const WHOLE: &str = "ppvmm";
 /// The host with one xenstore-uk: what its own repair takes, as no other one serves in its place.
 const ONE_STORE: &str = "one-store";
 
-const EXPERIMENTS: [Experiment; 11] = [
+const EXPERIMENTS: [Experiment; 12] = [
     Experiment {
         name: idle::NAME,
         about: "start, CPU time and memory of a host that has nothing to do (runs are seconds)",
@@ -95,6 +96,13 @@ const EXPERIMENTS: [Experiment; 11] = [
         runs: 10,
         system: "create",
         run: xenstore_during_create::run,
+    },
+    Experiment {
+        name: xenstore_latency::NAME,
+        about: "what a guest waits for its XenStore requests, beside the classic host with C xenstored",
+        runs: 2_000,
+        system: "bench",
+        run: xenstore_latency::run,
     },
     Experiment {
         name: corrupt_random::NAME,
