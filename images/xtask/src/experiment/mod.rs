@@ -99,7 +99,7 @@ const EXPERIMENTS: [Experiment; 12] = [
     },
     Experiment {
         name: xenstore_latency::NAME,
-        about: "what a guest waits for its XenStore requests, beside the classic host with C xenstored",
+        about: "what a guest waits for XenStore, beside the classic host with C xenstored",
         runs: 2_000,
         system: "bench",
         run: xenstore_latency::run,
