@@ -29,24 +29,24 @@ const SORTS: [(&str, &[&str]); 2] = [
     ),
 ];
 
-/// Mean time between two faults. Half of it is the shortest: about as long as a creation, so that
-/// one of them seldom sees two.
-const GAP_US: u64 = 700_000;
+/// Mean time between two faults, and the longest from the beginning of a creation to its fault: it
+/// takes about as long, so that most of them see one, and few see two.
+const GAP_US: u64 = 300_000;
 
 /// More faults than creations that are to see one: some may see two.
 const SPARE: u64 = 3;
 
-/// Virtual time of the script until the first creations, for each fault, and after the last one: in
-/// one of two creations the fault comes too late, or finds the leader asleep.
+/// Virtual time of the script until the first creations, for each fault (a guest has to boot, and to
+/// end, before it is created again), and after the last one.
 const FIRST_S: u64 = 5;
-const FAULT_S: u64 = 3;
+const FAULT_S: u64 = 2;
 const QUIET_S: u64 = 2;
 
 /// Work handed to the store before the first fault: the script runs.
 const AFTER: u64 = 1_000;
 
-/// Memory of the emulated machine: two guests beside the services.
-const MEMORY_MIB: u32 = 1_024;
+/// Memory of the emulated machine: four guests beside the services.
+const MEMORY_MIB: u32 = 1_536;
 
 /// A guest that came to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
