@@ -1,5 +1,6 @@
 //! A host that has nothing to do: how soon it is ready, and what CPU time and memory it takes.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -39,8 +40,8 @@ const PAUSE: Duration = Duration::from_secs(2);
 struct Start {
     /// When the orchestrator was entered, in µs of Xen's time.
     entered_us: Option<u64>,
-    /// When the last of the services was ready.
-    ready_us: Option<u64>,
+    /// When each of the services was ready.
+    ready_us: BTreeMap<String, u64>,
     /// Bytes of the orchestrator's page tables.
     tables: Option<u64>,
     /// Bytes of the archive.
@@ -52,8 +53,8 @@ impl Start {
         if let Some((at_us, what)) = milestone(text) {
             if what == "orchestrator entered" {
                 self.entered_us = Some(at_us);
-            } else if what.ends_with(" serves") {
-                self.ready_us = Some(at_us);
+            } else if let Some(unit) = what.strip_suffix(" serves") {
+                self.ready_us.entry(unit.to_owned()).or_insert(at_us);
             }
         }
         if let Some(record) = record.filter(|r| r.source.is_empty() && r.is("memory")) {
@@ -61,6 +62,13 @@ impl Start {
             self.archive = record.number("archive");
         }
     }
+}
+
+/// When the last of the services was ready; `None` if one never was.
+fn all_ready_us(start: &Start) -> Option<u64> {
+    let units = SYSTEM.units.iter().map(|unit| format!("{} (d{})", unit.name, unit.domid));
+    let ready: Option<Vec<u64>> = units.map(|unit| start.ready_us.get(&unit).copied()).collect();
+    ready?.into_iter().max()
 }
 
 /// Time in µs and text of one of the orchestrator's notes, `[ms.µs] text`.
@@ -141,7 +149,7 @@ fn loaded_bytes(image: &[u8]) -> Result<u64> {
 fn promises(start: &Start, share: Option<u64>, image: u64) -> Vec<Promise> {
     let fabric = FABRIC_PAGES as u64 * PAGE;
     let limits = &SYSTEM.limits;
-    let ready = start.ready_us.zip(start.entered_us).map(|(ready, entered)| ready - entered);
+    let ready = all_ready_us(start).zip(start.entered_us).map(|(ready, entered)| ready - entered);
     let own = start.tables.map(|tables| image - fabric + tables);
     vec![
         Promise::at_most("orchestrator's start to all services ready, µs", READY_US, ready),
@@ -177,15 +185,23 @@ mod tests {
         start.note("", Some(&record("(g16)")));
         assert_eq!(start.tables, None, "a guest tells nothing about the host");
         start.note("", Some(&record("")));
-        assert_eq!((start.entered_us, start.ready_us), (Some(1_000_369), Some(1_013_007)));
+        let ready = [("tool-uk (d5)", 1_013_007), ("xenstore-uk (d1)", 1_009_529)];
+        let ready = ready.map(|(unit, at_us)| (unit.to_owned(), at_us));
+        assert_eq!((start.entered_us, &start.ready_us), (Some(1_000_369), &ready.into()));
+        assert_eq!(all_ready_us(&start), None, "others are to come");
         assert_eq!((start.tables, start.archive), (Some(81_920), Some(38_000_000)));
+    }
+
+    fn all_at(at_us: u64) -> BTreeMap<String, u64> {
+        let name = |unit: &system::Unit| format!("{} (d{})", unit.name, unit.domid);
+        SYSTEM.units.iter().map(|unit| (name(unit), at_us)).collect()
     }
 
     #[test]
     fn each_promise_can_break() {
         let start = Start {
             entered_us: Some(1),
-            ready_us: Some(100_001),
+            ready_us: all_at(100_001),
             tables: Some(PAGE),
             archive: Some(1),
         };
@@ -197,8 +213,11 @@ mod tests {
         assert!(!holds(&start, Some(5_001), fabric + PAGE), "too busy");
         assert!(!holds(&start, None, fabric + PAGE), "never looked at");
         assert!(!holds(&start, Some(1), fabric + OWN_BYTES), "too large");
-        let late = Start { ready_us: Some(100_002), ..start.clone() };
+        let late = Start { ready_us: all_at(100_002), ..start.clone() };
         assert!(!holds(&late, Some(1), fabric + PAGE), "too late");
+        let mut fewer = start.clone();
+        fewer.ready_us.pop_first();
+        assert!(!holds(&fewer, Some(1), fabric + PAGE), "one is missing");
         let silent = Start { archive: None, ..start };
         assert!(!holds(&silent, Some(1), fabric + PAGE), "no archive told");
     }
