@@ -25,9 +25,9 @@ enum Stage<'a> {
     Attach,
     /// Writing its XenStore nodes.
     Nodes(Batch),
-    /// Writing those of its network interfaces: a transaction of their own, as XenStore executes
+    /// Writing those of one of its devices: each in a transaction of its own, as XenStore executes
     /// each as one piece of work, which must not look like a hang.
-    Interfaces(Batch),
+    Device(u8, Batch),
     /// Telling XenStore of it.
     Introduce,
     /// Setting how many nodes it may own.
@@ -75,7 +75,7 @@ impl<'a> Create<'a> {
                 Want::Operate(plan.operation(*step).ok_or(Trouble::Unexpected)?)
             }
             Stage::Attach => Want::Attach,
-            Stage::Nodes(batch) | Stage::Interfaces(batch) => {
+            Stage::Nodes(batch) | Stage::Device(_, batch) => {
                 Want::Store(batch.call().ok_or(Trouble::Unexpected)?)
             }
             Stage::Introduce => {
@@ -173,14 +173,14 @@ impl<'a> Create<'a> {
             Stage::Nodes(batch) => {
                 batch.answered(answer).map_err(|errno| Trouble::Store("its nodes", errno))?;
                 if batch.call().is_none() {
-                    let calls = nodes::interfaces(&self.facts());
-                    self.stage = Stage::Interfaces(Batch::new(calls));
+                    self.device(0);
                 }
             }
-            Stage::Interfaces(batch) => {
-                batch.answered(answer).map_err(|errno| Trouble::Store("its interfaces", errno))?;
+            Stage::Device(index, batch) => {
+                batch.answered(answer).map_err(|errno| Trouble::Store("its devices", errno))?;
                 if batch.call().is_none() {
-                    self.stage = Stage::Introduce;
+                    let next = *index + 1;
+                    self.device(next);
                 }
             }
             Stage::Introduce => {
@@ -204,6 +204,14 @@ impl<'a> Create<'a> {
         }
     }
 
+    /// Goes on with a device, or behind the last one.
+    fn device(&mut self, index: u8) {
+        self.stage = match nodes::device(&self.facts(), index) {
+            Some(calls) => Stage::Device(index, Batch::new(calls)),
+            None => Stage::Introduce,
+        };
+    }
+
     fn facts(&self) -> Facts<'a> {
         Facts {
             domid: self.domid,
@@ -220,7 +228,7 @@ impl<'a> Create<'a> {
 
     /// The connection to XenStore is a new one.
     pub fn store_restarted(&mut self) {
-        if let Stage::Nodes(batch) | Stage::Interfaces(batch) = &mut self.stage {
+        if let Stage::Nodes(batch) | Stage::Device(_, batch) = &mut self.stage {
             batch.restart();
         }
     }

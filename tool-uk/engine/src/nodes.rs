@@ -1,6 +1,6 @@
 //! The XenStore nodes of a guest: those that Xen's own toolstack writes for a PVH guest
-//! (`libxl__domain_make`, `libxl__build_post`, `libxl__device_console_add`,
-//! `libxl__device_vif_add`), with its permissions.
+//! (`libxl__domain_make`, `libxl__build_post`, `libxl__device_generic_add`,
+//! `libxl__device_console_add`, `libxl__set_xenstore_nic`), with its permissions.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -11,6 +11,12 @@ use store_client::Call;
 
 /// Bytes of console output that a console daemon is asked to keep, what `xl` writes.
 const CONSOLE_LIMIT: &str = "1048576";
+
+/// What the console's bytes are, in libxl's words.
+const CONSOLE_PROTOCOL: &str = "vt100";
+
+/// `XenbusStateInitialising` (`xen/io/xenbus.h`): where both ends of a device begin.
+const INITIALISING: &str = "1";
 
 /// What nodes are about.
 #[derive(Clone, Copy, Debug)]
@@ -91,17 +97,24 @@ enum Rights {
 
 /// The paths below which a guest's nodes lie.
 pub fn roots(domid: u16, uuid: Uuid, net: Option<u16>) -> Vec<String> {
-    let own = [format!("/local/domain/{domid}"), format!("/vm/{uuid}"), format!("/libxl/{domid}")];
-    own.into_iter().chain(net.map(|net| vif_root(net, domid))).collect()
+    let own = [format!("/local/domain/{domid}"), format!("/vm/{uuid}"), own_root(domid)];
+    let served = servers(net).map(|(kind, server)| format!("{}/{domid}", backends(kind, server)));
+    own.into_iter().chain(served).collect()
 }
 
-/// Where the unit that serves network interfaces finds those of a guest.
-fn vif_root(net: u16, domid: u16) -> String {
-    format!("{}/{domid}", vif_backends(net))
+/// What only the toolstack may see of a guest.
+fn own_root(domid: u16) -> String {
+    format!("/libxl/{domid}")
 }
 
-fn vif_backends(net: u16) -> String {
-    format!("/local/domain/{net}/backend/vif")
+/// The kinds of devices, and who serves each.
+fn servers(net: Option<u16>) -> impl Iterator<Item = (&'static str, u16)> {
+    [("console", CONSOLE_OWNER)].into_iter().chain(net.map(|net| ("vif", net)))
+}
+
+/// Where the unit that serves devices of a kind finds those of all guests.
+fn backends(kind: &str, server: u16) -> String {
+    format!("/local/domain/{server}/backend/{kind}")
 }
 
 /// Where the guest's name is.
@@ -137,9 +150,52 @@ impl Writer {
         };
         self.calls.push(Call::set_permissions(path, permissions));
     }
+
+    /// A device has an end for the guest, one for its server, and a copy of the latter for the
+    /// toolstack, which need not believe the server then.
+    fn device(&mut self, device: &Device<'_>) {
+        let Device { kind, number, server, ref front, .. } = *device;
+        let domid = self.domid.to_string();
+        let back = format!("{}/{domid}/{number}", backends(kind, server));
+        let own = format!("{}/device/{kind}/{number}", own_root(self.domid));
+        self.directory(&back, Rights::ServiceOwns(server));
+        for end in [&back, &own] {
+            self.value(&format!("{end}/frontend"), front);
+            self.value(&format!("{end}/frontend-id"), &domid);
+            self.value(&format!("{end}/online"), "1");
+            self.value(&format!("{end}/state"), INITIALISING);
+            self.values(end, device.back_values);
+        }
+        self.value(&format!("{own}/backend"), &back);
+        self.directory(front, device.front_rights);
+        self.value(&format!("{front}/backend"), &back);
+        self.value(&format!("{front}/backend-id"), &server.to_string());
+        self.values(front, device.front_values);
+    }
+
+    fn values(&mut self, directory: &str, values: &[(&str, &str)]) {
+        for (name, value) in values {
+            self.value(&format!("{directory}/{name}"), value);
+        }
+    }
 }
 
-/// The requests that write all nodes of a new guest.
+/// A device of a guest.
+struct Device<'a> {
+    kind: &'a str,
+    number: u8,
+    /// Who serves it.
+    server: u16,
+    /// The directory of the guest's end, and who may use it.
+    front: String,
+    front_rights: Rights,
+    /// What the guest learns beside who serves it.
+    front_values: &'a [(&'a str, &'a str)],
+    /// What the server learns beside whom it serves.
+    back_values: &'a [(&'a str, &'a str)],
+}
+
+/// The requests that write the nodes of a new guest, all but those of its devices.
 pub fn create(facts: &Facts<'_>) -> Vec<Call> {
     let mut writer = Writer { domid: facts.domid, calls: Vec::new() };
     let all = roots(facts.domid, facts.uuid, facts.net);
@@ -148,6 +204,12 @@ pub fn create(facts: &Facts<'_>) -> Vec<Call> {
         // What a former guest of that number left is not the new one's.
         writer.calls.push(Call::make_directory(root));
         writer.calls.push(Call::remove(root));
+    }
+    for (kind, server) in servers(facts.net) {
+        // The directories above belong to nobody else, and are made before the first guest's.
+        let backends = backends(kind, server);
+        writer.directory(&backends, Rights::ServiceOwns(server));
+        writer.directory(&format!("{backends}/{}", facts.domid), Rights::ServiceOwns(server));
     }
     writer.directory(domain, Rights::GuestReads);
     writer.directory(vm, Rights::GuestReads);
@@ -188,20 +250,18 @@ pub fn create(facts: &Facts<'_>) -> Vec<Call> {
     writer.value(&format!("{domain}/memory/target"), &memory);
     writer.value(&format!("{domain}/store/port"), &facts.store_port.to_string());
     writer.value(&format!("{domain}/store/ring-ref"), &STORE_GFN.to_string());
-    console(&mut writer, &format!("{domain}/console"), facts.console_port);
     writer.calls
 }
 
-/// The requests that write the nodes of its network interfaces.
-pub fn interfaces(facts: &Facts<'_>) -> Vec<Call> {
+/// The requests that write the nodes of its device number `index`: the console, then its network
+/// interfaces. `None`: it has no more.
+pub fn device(facts: &Facts<'_>, index: u8) -> Option<Vec<Call>> {
     let mut writer = Writer { domid: facts.domid, calls: Vec::new() };
-    if let Some(net) = facts.net {
-        // The directories above belong to nobody else, and are made before the first guest's.
-        writer.directory(&vif_backends(net), Rights::ServiceOwns(net));
-        writer.directory(&vif_root(net, facts.domid), Rights::ServiceOwns(net));
-        (0..facts.vifs).for_each(|handle| vif(&mut writer, net, handle));
+    match index.checked_sub(1) {
+        None => console(&mut writer, facts.console_port),
+        Some(handle) => vif(&mut writer, facts.net.filter(|_| handle < facts.vifs)?, handle),
     }
-    writer.calls
+    Some(writer.calls)
 }
 
 /// The address of a guest's interface: Xen's prefix, the guest's number, the interface's.
@@ -211,65 +271,135 @@ fn vif_address(domid: u16, handle: u8) -> String {
 }
 
 fn vif(writer: &mut Writer, net: u16, handle: u8) {
-    let domid = writer.domid;
-    let front = format!("/local/domain/{domid}/device/vif/{handle}");
-    let back = format!("{}/{handle}", vif_root(net, domid));
-    let address = vif_address(domid, handle);
-    let number = handle.to_string();
-    writer.directory(&back, Rights::ServiceOwns(net));
-    for (name, value) in [
-        ("frontend", front.as_str()),
-        ("frontend-id", &domid.to_string()),
-        ("online", "1"),
-        ("state", "1"),
-        ("handle", &number),
-        ("type", "vif"),
-        ("mac", &address),
-    ] {
-        writer.value(&format!("{back}/{name}"), value);
-    }
-    writer.directory(&front, Rights::GuestOwnsFor(net));
-    for (name, value) in [
-        ("backend", back.as_str()),
-        ("backend-id", &net.to_string()),
-        ("state", "1"),
-        ("handle", &number),
-        ("mac", &address),
-    ] {
-        writer.value(&format!("{front}/{name}"), value);
-    }
+    let (number, address) = (handle.to_string(), vif_address(writer.domid, handle));
+    let (number, address) = (("handle", &*number), ("mac", &*address));
+    writer.device(&Device {
+        kind: "vif",
+        number: handle,
+        server: net,
+        front: format!("/local/domain/{}/device/vif/{handle}", writer.domid),
+        front_rights: Rights::GuestOwnsFor(net),
+        front_values: &[("state", INITIALISING), number, address],
+        back_values: &[number, ("type", "vif"), address],
+    });
 }
 
-fn console(writer: &mut Writer, path: &str, port: u32) {
-    for (name, value) in [
-        ("backend-id", CONSOLE_OWNER.to_string().as_str()),
-        ("limit", CONSOLE_LIMIT),
-        ("type", "xenconsoled"),
-        ("output", "pty"),
-        ("tty", ""),
-        ("port", port.to_string().as_str()),
-        ("ring-ref", CONSOLE_GFN.to_string().as_str()),
-    ] {
-        writer.value(&format!("{path}/{name}"), value);
-    }
+/// The first console has its place aside of the other devices, and no state at the guest's end:
+/// its page and port are there from the start.
+fn console(writer: &mut Writer, port: u32) {
+    let front = format!("/local/domain/{}/console", writer.domid);
+    let server = format!("{front}/backend-id");
+    writer.device(&Device {
+        kind: "console",
+        number: 0,
+        server: CONSOLE_OWNER,
+        front,
+        front_rights: Rights::ServiceOwns(CONSOLE_OWNER),
+        front_values: &[
+            ("limit", CONSOLE_LIMIT),
+            ("type", "xenconsoled"),
+            ("output", "pty"),
+            ("tty", ""),
+            ("port", &port.to_string()),
+            ("ring-ref", &CONSOLE_GFN.to_string()),
+        ],
+        back_values: &[("protocol", CONSOLE_PROTOCOL)],
+    });
+    writer.protect(&server, Rights::GuestOwnsFor(CONSOLE_OWNER));
 }
 
 #[cfg(test)]
 mod tests {
+    use wire::Operation;
+
     use super::*;
 
+    const FACTS: Facts<'_> = Facts {
+        domid: 0x123,
+        name: "guest",
+        uuid: Uuid(1),
+        memory_kib: 1024,
+        vcpus: 1,
+        vifs: 3,
+        net: Some(4),
+        store_port: 1,
+        console_port: 2,
+    };
+
+    /// The nodes that requests write below a directory, in their order.
+    fn written(calls: &[Call], directory: &str) -> Vec<(String, String)> {
+        let text = |call: &Call| String::from_utf8(call.payload.clone()).unwrap();
+        let pair = |text: String| {
+            let (path, value) = text.split_once('\0')?;
+            let name = path.strip_prefix(directory)?.strip_prefix('/')?;
+            Some((name.to_string(), value.to_string()))
+        };
+        let writes = calls.iter().filter(|call| call.operation == Operation::Write);
+        writes.filter_map(|call| pair(text(call))).collect()
+    }
+
+    fn pairs(expected: &[(&str, &str)]) -> Vec<(String, String)> {
+        expected.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+    }
+
     #[test]
-    fn an_interface_has_both_ends_and_an_address_of_its_own() {
-        let mut writer = Writer { domid: 0x123, calls: Vec::new() };
-        vif(&mut writer, 4, 2);
+    fn an_interface_has_both_ends_a_copy_and_an_address_of_its_own() {
+        let calls = device(&FACTS, 3).unwrap();
         let back = "/local/domain/4/backend/vif/291/2";
         let front = "/local/domain/291/device/vif/2";
-        let has = |call: Call| writer.calls.contains(&call);
-        assert!(has(Call::write(&format!("{back}/frontend"), front)));
-        assert!(has(Call::write(&format!("{front}/backend"), back)));
-        assert!(has(Call::write(&format!("{front}/mac"), "00:16:3e:01:23:02")));
-        assert!(has(Call::set_permissions(back, &["n4", "r291"])));
-        assert!(has(Call::set_permissions(front, &["n291", "r4"])));
+        let mac = ("mac", "00:16:3e:01:23:02");
+        let told = [
+            ("frontend", front),
+            ("frontend-id", "291"),
+            ("online", "1"),
+            ("state", "1"),
+            ("handle", "2"),
+            ("type", "vif"),
+            mac,
+        ];
+        assert_eq!(written(&calls, back), pairs(&told));
+        let copy = written(&calls, "/libxl/291/device/vif/2");
+        assert_eq!(copy, pairs(&[&told[..], &[("backend", back)]].concat()));
+        assert_eq!(
+            written(&calls, front),
+            pairs(&[("backend", back), ("backend-id", "4"), ("state", "1"), ("handle", "2"), mac])
+        );
+        assert!(calls.contains(&Call::set_permissions(back, &["n4", "r291"])));
+        assert!(calls.contains(&Call::set_permissions(front, &["n291", "r4"])));
+        assert_eq!(device(&FACTS, 4), None);
+        assert_eq!(device(&Facts { net: None, ..FACTS }, 1), None);
+    }
+
+    #[test]
+    fn the_console_has_both_ends_and_a_copy() {
+        let calls = device(&FACTS, 0).unwrap();
+        let back = "/local/domain/5/backend/console/291/0";
+        let front = "/local/domain/291/console";
+        let told = [
+            ("frontend", front),
+            ("frontend-id", "291"),
+            ("online", "1"),
+            ("state", "1"),
+            ("protocol", "vt100"),
+        ];
+        assert_eq!(written(&calls, back), pairs(&told));
+        let copy = written(&calls, "/libxl/291/device/console/0");
+        assert_eq!(copy, pairs(&[&told[..], &[("backend", back)]].concat()));
+        assert_eq!(
+            written(&calls, front),
+            pairs(&[
+                ("backend", back),
+                ("backend-id", "5"),
+                ("limit", "1048576"),
+                ("type", "xenconsoled"),
+                ("output", "pty"),
+                ("tty", ""),
+                ("port", "2"),
+                ("ring-ref", "1044479"),
+            ])
+        );
+        assert!(calls.contains(&Call::set_permissions(back, &["n5", "r291"])));
+        assert!(calls.contains(&Call::set_permissions(front, &["n5", "r291"])));
     }
 
     #[test]

@@ -99,14 +99,16 @@ impl Host {
         self.nodes[path].rights.clone()
     }
 
+    /// Every node in whose path the guest's number stands where a number of a domain does.
     pub fn nodes_of(&self, domid: u16) -> Vec<&String> {
-        let roots = [format!("/local/domain/{domid}"), format!("/libxl/{domid}")];
-        self.nodes
-            .keys()
-            .filter(|path| {
-                roots.iter().any(|root| *path == root || path.starts_with(&format!("{root}/")))
-            })
-            .collect()
+        let number = domid.to_string();
+        let is_about = |path: &&String| match path.split('/').collect::<Vec<_>>()[..] {
+            ["", "local", "domain", _, "backend", _, guest, ..]
+            | ["", "local", "domain", guest, ..]
+            | ["", "libxl", guest, ..] => guest == number,
+            _ => false,
+        };
+        self.nodes.keys().filter(is_about).collect()
     }
 
     pub fn transactions_open(&self) -> usize {
