@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::guest::variant;
 use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
 use crate::run::UNIT;
 use crate::{build, faults, paths, run};
@@ -39,6 +40,8 @@ pub struct Boot {
     pub system: Option<&'static str>,
     /// A unikernel as its module instead of the archive.
     pub module: Option<&'static str>,
+    /// Another work of the guests than the host's own (see `images/guest/init`).
+    pub work: Option<&'static str>,
     /// Whether the demonstration's faults are injected.
     pub has_faults: bool,
     /// More words for the orchestrator's command line.
@@ -71,12 +74,13 @@ pub const VIRTUAL: Way = Way { cpus: 1, clock: Clock::Virtual, name: "virtual-sm
 pub const REAL: Way = Way { cpus: 2, clock: Clock::Real, name: "real-smp2" };
 
 /// The boots.
-pub const BOOTS: [Boot; 5] = [
+pub const BOOTS: [Boot; 6] = [
     Boot {
         name: "runtime-trials",
         initial: "glue-orchestrator",
         system: None,
         module: Some("glue-service"),
+        work: None,
         has_faults: false,
         arguments: &[],
         // It measures the runtime against limits of the virtual clock.
@@ -90,6 +94,7 @@ pub const BOOTS: [Boot; 5] = [
         initial: "orchestrator",
         system: None,
         module: None,
+        work: None,
         has_faults: true,
         arguments: &[],
         ways: &[VIRTUAL, REAL],
@@ -109,6 +114,7 @@ pub const BOOTS: [Boot; 5] = [
         initial: "orchestrator",
         system: None,
         module: None,
+        work: None,
         has_faults: false,
         // Two units at once; the same, and the store again while it recovers; ten in a row.
         arguments: &["inject=unit:1;with:5;kinds:crash-shutdown;row:1+2+10;count:13;seed:1;\
@@ -140,10 +146,30 @@ pub const BOOTS: [Boot; 5] = [
         patience_s: 400,
     },
     Boot {
+        name: "xenstore-tools",
+        initial: "orchestrator",
+        system: None,
+        module: None,
+        work: Some("run:xenstore-tools"),
+        has_faults: false,
+        arguments: &[],
+        ways: &[VIRTUAL],
+        expect: &[
+            Expect::Line("test-xenstore: 12 passed, 0 failed, exit 0"),
+            Expect::Line("xenstore tools: * answers, 0 wrong"),
+            Expect::Line("GUEST_DONE work=run exit=0"),
+            Expect::Type("Py"),
+        ],
+        end: End::With(Outcome::Passed),
+        // Others work on the machine, too.
+        patience_s: 400,
+    },
+    Boot {
         name: "watchdog",
         initial: "orchestrator",
         system: None,
         module: None,
+        work: None,
         has_faults: false,
         // Its loop stands still while the services come up.
         arguments: &["watchdog=5", "panic=kinds:hang-spin;count:1;gap_us:1000;after:20"],
@@ -161,6 +187,7 @@ pub const BOOTS: [Boot; 5] = [
         initial: "orchestrator",
         system: Some("several"),
         module: None,
+        work: None,
         has_faults: true,
         arguments: &[],
         ways: &[VIRTUAL],
@@ -235,6 +262,9 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     if let Some(name) = boot.system {
         let system = Some(build::description(name));
         build::run(&build::Options { system, ..build::Options::default() })?;
+    }
+    if let Some(work) = boot.work {
+        machine.archive = Some(variant::archive(boot.name, work)?);
     }
     if let Some(module) = boot.module {
         machine.archive = Some(paths::unikernel(module));

@@ -6,21 +6,25 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use crate::debian;
+use crate::debian::{self, Unpacked};
 use crate::elf::Elf;
 use crate::guest::cpio::Cpio;
 use crate::paths;
 use crate::process::Tool;
 
 /// Packages whose programs or libraries go into the guest.
-const PACKAGES: [&str; 6] = [
+const PACKAGES: [&str; 7] = [
     "busybox-static",
     "xenstore-utils",
     "xen-utils-4.17",
     "libxenstore4",
     "libxentoolcore1",
     "libc6",
+    "libgcc-s1",
 ];
+
+/// What a thread of `xenstore-watch` needs to end, and no program names: libc opens it then.
+const UNNAMED_LIBRARY: &str = "libgcc_s.so.1";
 
 /// Programs of those packages: path in the package's tree, path in the guest.
 const PROGRAMS: [(&str, &str, &str); 3] = [
@@ -36,8 +40,13 @@ const XENSTORE_NAMES: [&str; 8] = ["chmod", "exists", "list", "ls", "read", "rm"
 const LIBRARY_DIRS: [&str; 4] =
     ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu", "lib64", "usr/lib64"];
 
-/// The guest's first program.
-const INIT: &str = "images/guest/init";
+/// Where `test-xenstore` works, relative to its domain's own directory, and a place of the same
+/// length in which a guest may do so, too: only domain 0 may write where the former is.
+const TEST_PLACES: [&[u8]; 2] = [b"\0xenstore-test\0", b"\0data/xs-tests\0"];
+
+/// Our scripts: path in the repository, path in the guest. The first is the guest's first program.
+pub const SCRIPTS: [(&str, &str); 2] =
+    [("images/guest/init", "init"), ("images/guest/xenstore-tools", "bin/xenstore-tools")];
 
 /// What went into the file system.
 pub struct Contents {
@@ -50,25 +59,28 @@ pub struct Contents {
 /// Where `/init` finds the frontend of network interfaces.
 const NETFRONT: &str = "lib/modules/xen-netfront.ko";
 
+/// Unpacks the packages.
+pub fn unpack() -> Result<Vec<Unpacked>> {
+    PACKAGES.iter().map(|package| debian::unpack(package, &[])).collect()
+}
+
 /// Packs the file system around the workload program `workload` and the kernel module `netfront`.
 pub fn pack(workload: &Path, netfront: &Path) -> Result<Contents> {
-    let mut trees = Vec::new();
-    let mut versions = Vec::new();
-    for package in PACKAGES {
-        let unpacked = debian::unpack(package, &[])?;
-        versions.push(unpacked.version);
-        trees.push(unpacked.tree);
-    }
+    let (trees, versions): (Vec<_>, _) =
+        unpack()?.into_iter().map(|unpacked| (unpacked.tree, unpacked.version)).unzip();
     let mut cpio = Cpio::new();
     for folder in ["proc", "sys", "dev", "tmp", "run", "root", "etc"] {
         cpio.directory(folder);
     }
     // The kernel opens its console before /init can mount anything.
     cpio.device("dev/console", 0o600, 5, 1);
-    let mut wanted = BTreeSet::new();
+    let mut wanted = BTreeSet::from([UNNAMED_LIBRARY.to_owned()]);
     for (package, from, to) in PROGRAMS {
-        let bytes = read(&paths::debian().join(package).join(from))?;
+        let mut bytes = read(&paths::debian().join(package).join(from))?;
         note_needs(&bytes, &mut wanted)?;
+        if to.ends_with("test-xenstore") {
+            move_tests(&mut bytes)?;
+        }
         cpio.file(to, 0o755, &bytes);
     }
     cpio.file("bin/xsload", 0o755, &read(workload)?);
@@ -82,12 +94,26 @@ pub fn pack(workload: &Path, netfront: &Path) -> Result<Contents> {
         cpio.symlink(&format!("bin/{applet}"), "busybox");
     }
     add_libraries(&mut cpio, &trees, wanted)?;
-    cpio.file("init", 0o755, &read(&paths::root().join(INIT))?);
+    for (from, to) in SCRIPTS {
+        cpio.file(to, 0o755, &read(&paths::root().join(from))?);
+    }
     Ok(Contents { bytes: cpio.finish(), versions })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("read {}", path.display()))
+}
+
+/// Has `test-xenstore` work where a guest may.
+fn move_tests(program: &mut [u8]) -> Result<()> {
+    let [from, to] = TEST_PLACES;
+    let places: Vec<usize> =
+        program.windows(from.len()).enumerate().filter(|it| it.1 == from).map(|it| it.0).collect();
+    let [at] = places[..] else {
+        bail!("test-xenstore names its place {} times, expected was once", places.len());
+    };
+    program[at..at + to.len()].copy_from_slice(to);
+    Ok(())
 }
 
 /// The names busybox answers to; it runs here because guest and host are both x86-64 Linux.
@@ -131,4 +157,17 @@ fn find_library(trees: &[PathBuf], name: &str) -> Option<PathBuf> {
         .iter()
         .flat_map(|tree| LIBRARY_DIRS.iter().map(move |dir| tree.join(dir).join(name)))
         .find(|path| path.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_test_program_is_moved_where_it_names_its_place_once() {
+        let mut program = b"%s\0xenstore-test\0%u".to_vec();
+        move_tests(&mut program).unwrap();
+        assert_eq!(program, b"%s\0data/xs-tests\0%u");
+        assert!(move_tests(&mut program).is_err());
+    }
 }

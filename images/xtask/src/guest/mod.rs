@@ -42,7 +42,8 @@ pub fn build(steps: &Steps) -> Result<()> {
     })?;
     steps.step("guest file system", || {
         let out = paths::guest_initramfs();
-        let sources = [workload.clone().into(), paths::root().join("images/guest/init")];
+        let scripts = initramfs::SCRIPTS.map(|(path, _)| paths::root().join(path));
+        let sources = [&[workload.clone().into()], &scripts[..]].concat();
         if is_newer(&out, &sources) && is_newer(&out, &[std::env::current_exe()?]) {
             return Ok(format!("{} KiB, up to date", fs::metadata(&out)?.len() / 1024));
         }
