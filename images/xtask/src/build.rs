@@ -68,11 +68,13 @@ pub const UNIKERNELS: [Unikernel; 7] = [
 ];
 
 /// What a build is made with.
-#[derive(Clone, Debug, Default)]
+#[derive(clap::Args, Clone, Debug, Default)]
 pub struct Options {
-    /// Cargo features, as `package/feature`: fault-injecting builds of a unit.
+    /// Cargo features, as PACKAGE/FEATURE: fault-injecting builds of a unit.
+    #[arg(long, value_name = "FEATURE")]
     pub features: Vec<String>,
-    /// Another system description than `images/system/ppvmm.toml`.
+    /// Another system description than images/system/ppvmm.toml.
+    #[arg(long, value_name = "FILE")]
     pub system: Option<PathBuf>,
 }
 
@@ -116,7 +118,8 @@ fn unikernels(steps: &Steps, options: &Options) -> Result<()> {
             cargo = cargo.args(["--features", &options.features.join(",")]);
         }
         if let Some(system) = &options.system {
-            cargo = cargo.env("PPVMM_SYSTEM", system);
+            // The description is read in another folder than this one.
+            cargo = cargo.env("PPVMM_SYSTEM", std::path::absolute(system)?);
         }
         cargo.run()?;
         Ok(format!("{} of {}", units.len(), UNIKERNELS.len()))

@@ -20,11 +20,7 @@ enum Verb {
     /// Get the packages, the Rust target, stock Xen and the guest image ready.
     Setup,
     /// Build the unikernels and the archive that stock Xen boots.
-    Build {
-        /// Cargo features, as PACKAGE/FEATURE.
-        #[arg(long, value_name = "FEATURE")]
-        features: Vec<String>,
-    },
+    Build(build::Options),
     /// Make the bootable ISO image, for BIOS and UEFI.
     Image(image::Options),
     /// Make a classic Debian dom0 host to compare with; run our unikernels on it by stock xl.
@@ -58,7 +54,7 @@ fn main() -> ExitCode {
 fn run(verb: Verb) -> Result<()> {
     match verb {
         Verb::Setup => setup::run(),
-        Verb::Build { features } => build::run(&build::Options { features, ..Default::default() }),
+        Verb::Build(options) => build::run(&options),
         Verb::Image(options) => image::run(&options),
         Verb::Peer(options) => peer::run(&options),
         Verb::Run(options) => host::run(&options),

@@ -5,14 +5,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 
 use crate::archive::{self, Source};
+use crate::process::Tool;
 use crate::qemu::{Clock, Machine, Outcome, Vm};
 use crate::{build, paths};
 
 /// "Within seconds", on a machine that does other things, too.
 const LIMIT: Duration = Duration::from_secs(60);
+
+/// A build that is refused has next to nothing to compile, but may have to wait for its turn.
+const BUILD_LIMIT: Duration = Duration::from_secs(300);
 
 /// Offset of an archive's second page, where its first entry begins.
 const FIRST_ENTRY: usize = 4096;
@@ -106,6 +110,36 @@ pub fn run(refusal: &Refusal) -> Result<String> {
         Outcome::Failed | Outcome::GaveUp => Ok(line.text),
         other => bail!("it said \"{}\", but ended with \"{other}\"", line.text),
     }
+}
+
+/// What `cargo xtask build` must refuse: a line of the host's description, what stands there
+/// instead, and what is said of it behind the file's name.
+const WRONG_DESCRIPTIONS: [(&str, &str, &str); 2] = [
+    ("slots = 64", "slots = 65", "limits.slots = 65 is wrong: allowed is 2 to 64"),
+    ("slots = 64", "slots = \"many\"", "invalid type: string \"many\""),
+];
+
+/// Gives `cargo xtask build` wrong descriptions: each must end it with an exit code other than 0
+/// and a message that names file, field and value.
+pub fn wrong_descriptions() -> Result<String> {
+    let right = fs::read_to_string(paths::root().join("images/system/ppvmm.toml"))?;
+    let file = paths::image().join("wrong.toml");
+    for (line, wrong, says) in WRONG_DESCRIPTIONS {
+        ensure!(right.contains(line), "the host's description has no {line:?}");
+        fs::write(&file, right.replacen(line, wrong, 1))?;
+        let built = Tool::new(std::env::current_exe()?)
+            .args(["build", "--system"])
+            .arg(&file)
+            .named("build-wrong-description")
+            .limit(BUILD_LIMIT)
+            .run();
+        let Err(refused) = built else { bail!("{wrong:?} is taken for right") };
+        let text = refused.to_string();
+        let place = text.split_once(&format!("{}: ", file.display())).map(|(_, behind)| behind);
+        let is_named = place.is_some_and(|behind| behind.contains(wrong) && behind.contains(says));
+        ensure!(is_named, "{wrong:?} is refused without {says:?} behind the file's name:\n{text}");
+    }
+    Ok(format!("{} refused", WRONG_DESCRIPTIONS.len()))
 }
 
 /// Gives the machine a damaged copy of its archive.

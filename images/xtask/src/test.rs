@@ -190,7 +190,8 @@ fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
             suite.totals.note(image::boot(steps, firmware));
         }
     }
-    // Boots of other systems replace the images, so nothing comes after them.
+    // Builds of other systems replace what is built, so nothing comes after them.
+    suite.item("refusal wrong-description", HOST, refusals::wrong_descriptions);
     BOOTS.iter().filter(|boot| !of_this_host(boot)).for_each(|boot| suite.boot(boot));
     Ok(suite.totals)
 }
