@@ -146,6 +146,7 @@ pub(crate) fn read_frame<S: SharedMemory>(state: &S, slot: usize) -> Option<Fram
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{bytes_of, compare};
     use fabric::{HeapMemory, TornMemory};
 
     fn frame(token: u64) -> FrameRecord {
@@ -162,18 +163,21 @@ mod tests {
         FrameRecord { sequence: 9, token: Token(token), segments, offload: Some(offload) }
     }
 
-    #[test]
-    fn records_come_back() {
-        let memory = HeapMemory::new(bytes_needed(2));
-        assert_eq!(read_config(&memory), None);
-        let config = Config {
+    fn config() -> Config {
+        Config {
             address: Some(Mac([2, 1, 2, 3, 4, 5])),
             mtu: 9000,
             is_promiscuous: false,
             groups: [Mac([1; 6]), Mac([3; 6])].into_iter().collect(),
-        };
-        write_config(&memory, 3, &config);
-        assert_eq!(read_config(&memory), Some(config));
+        }
+    }
+
+    #[test]
+    fn records_come_back() {
+        let memory = HeapMemory::new(bytes_needed(2));
+        assert_eq!(read_config(&memory), None);
+        write_config(&memory, 3, &config());
+        assert_eq!(read_config(&memory), Some(config()));
         assert_eq!(read_frame(&memory, 1), None);
         write_frame(&memory, 1, 3, &frame(77));
         assert_eq!(read_frame(&memory, 1), Some(frame(77)));
@@ -182,6 +186,16 @@ mod tests {
         assert_eq!(read_frame(&memory, 0), Some(plain));
         clear_frame(&memory, 1);
         assert_eq!(read_frame(&memory, 1), None);
+    }
+
+    #[test]
+    fn the_golden_vectors_are_what_is_written() {
+        let memory = HeapMemory::new(bytes_needed(1));
+        write_config(&memory, 3, &config());
+        write_frame(&memory, 0, 3, &frame(77));
+        let bytes = bytes_of(&memory);
+        compare("shadow-configuration", &bytes[..CONFIG_BYTES]);
+        compare("shadow-frame", &bytes[CONFIG_BYTES..]);
     }
 
     #[test]

@@ -34,6 +34,10 @@ mod shadow;
 mod transmit;
 mod watch;
 
+#[cfg(test)]
+#[path = "../../hypervisor-glue/fabric/tests/golden/mod.rs"]
+mod golden;
+
 pub use durable::{CONFIG_BYTES, FRAME_BYTES, bytes_needed};
 pub use shadow::{Cause, Counters, Outcome, Phase, Recovered, Shadow};
 pub use transmit::{SendError, Token};

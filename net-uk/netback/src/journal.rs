@@ -217,3 +217,30 @@ fn crc(slot: &[u8], index: u32) -> u32 {
 
 const _: () = assert!(ENTRIES + TX_ENTRY * RING_SIZE as usize <= RX_AT);
 const _: () = assert!(RX_AT + ENTRIES + RX_ENTRY * RING_SIZE as usize <= QUEUE_BYTES);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{bytes_of, compare};
+    use fabric::HeapMemory;
+
+    #[test]
+    fn the_golden_vectors_are_what_is_written() {
+        let memory = HeapMemory::new(QUEUE_BYTES);
+        let tx = Journal::tx(&memory);
+        tx.start(0xfffe);
+        tx.put_tx(0, 0xfffe, b"request one.");
+        tx.put_tx(1, 0xffff, b"request two.");
+        tx.free(2);
+        tx.set_consumed(0x1_0000);
+        tx.answer(1, 0xfffe);
+        tx.commit(0xffff);
+        let rx = Journal::rx(&memory);
+        rx.start(16);
+        rx.put_rx(16, b"a buffer");
+        rx.set_consumed(17);
+        let bytes = bytes_of(&memory);
+        compare("queue-send", &bytes[..RX_AT]);
+        compare("queue-receive", &bytes[RX_AT..]);
+    }
+}

@@ -40,6 +40,10 @@ pub mod vif;
 pub mod wire;
 pub mod xenbus;
 
+#[cfg(test)]
+#[path = "../../../hypervisor-glue/fabric/tests/golden/mod.rs"]
+mod golden;
+
 use abi::GrantRef;
 
 pub use ring::Fatal;

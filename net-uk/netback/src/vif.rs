@@ -154,6 +154,7 @@ pub fn read<S: SharedMemory>(memory: &S) -> Result<Option<Connection>, RecordErr
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{bytes_of, compare};
     use fabric::{HeapMemory, TornMemory};
 
     fn connection(queues: u32) -> Connection {
@@ -170,6 +171,13 @@ mod tests {
             abilities: Abilities { has_sg: true, has_checksum_v6: true, ..Abilities::default() },
             queues: (0..queues).map(queue).collect(),
         }
+    }
+
+    #[test]
+    fn the_golden_vector_is_what_is_written() {
+        let memory = HeapMemory::new(RECORD_BYTES);
+        write(&memory, 3, Some(&connection(2)));
+        compare("vif", &bytes_of(&memory));
     }
 
     #[test]

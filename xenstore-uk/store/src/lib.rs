@@ -69,6 +69,10 @@ mod transaction;
 mod tree;
 mod watch;
 
+#[cfg(test)]
+#[path = "../../../hypervisor-glue/fabric/tests/golden/mod.rs"]
+mod golden;
+
 use alloc::vec::Vec;
 
 pub use connection::{AREA_LEN, EVENTS_LEN, Ring};

@@ -1,8 +1,9 @@
-//! The blocks of `docs/FORMATS.md`, to compare with what code writes.
+//! The golden vectors of the pages on formats, to compare with what code writes.
 
 use fabric::{HeapMemory, SharedMemory};
 
-const PAGE: &str = include_str!("../../../../docs/FORMATS.md");
+const PAGES: [&str; 2] =
+    [include_str!("../../../../docs/FORMATS.md"), include_str!("../../../../docs/NET-FORMATS.md")];
 
 /// The lines of 16 bytes that are not all zero, each with its offset.
 fn dump(bytes: &[u8]) -> String {
@@ -16,13 +17,14 @@ fn dump(bytes: &[u8]) -> String {
     text
 }
 
-/// Compares with the block of the page that is marked `golden NAME`.
+/// Compares with the block of a page that is marked `golden NAME`.
 pub fn compare(name: &str, bytes: &[u8]) {
     let start = format!("```golden {name}\n");
     let written = dump(bytes);
-    let block = PAGE.split_once(&start).and_then(|(_, rest)| rest.split_once("```"));
+    let found = PAGES.iter().find_map(|page| page.split_once(&start));
+    let block = found.and_then(|(_, rest)| rest.split_once("```"));
     let (block, _) = block.unwrap_or_else(|| panic!("no block {start}{written}```"));
-    assert_eq!(block, written, "docs/FORMATS.md, golden {name}");
+    assert_eq!(block, written, "golden {name}");
 }
 
 /// All that a memory holds.

@@ -386,7 +386,38 @@ impl<'a, A: SharedMemory> Area<'a, A> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::golden::{bytes_of, compare};
     use fabric::HeapMemory;
+
+    #[test]
+    fn the_golden_vector_is_what_is_written() {
+        let memory = HeapMemory::new(2 * AREA_LEN);
+        let area = Area::new(&memory, 1, 9);
+        let (request, reply, event) = (b"half a reque", b"a whole reply", b"/a\0token\0");
+        area.write_state(&ConnectionState {
+            version: 7,
+            life: 3,
+            position: 0xffff_fff0,
+            have: request.len() as u32,
+            request_sum: area.message_sum(request),
+            produced: 0x123,
+            phase: Phase::Replying,
+            sending: Sending::Event,
+            sent: 4,
+            reply_len: reply.len() as u32,
+            reply_sum: area.message_sum(reply),
+            reply_after: 40,
+            events_head: 0,
+            lost_since: 6,
+            term: 2,
+        });
+        area.write_request(0, request);
+        area.write_reply(reply);
+        area.write_event(3, 0, 5, event);
+        area.write_attempt(0xffff_fff0, 1);
+        area.write_entry_attempt(0x11, 2);
+        compare("area", &bytes_of(&memory)[AREA_LEN..]);
+    }
 
     #[test]
     fn one_flipped_bit_loses_nothing() {
