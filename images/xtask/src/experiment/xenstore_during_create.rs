@@ -36,8 +36,8 @@ const GAP_US: u64 = 300_000;
 /// More faults than creations that are to see one: some may see two.
 const SPARE: u64 = 3;
 
-/// Virtual time of the script until the first creations, for each fault (a guest has to boot, and to
-/// end, before it is created again), and after the last one.
+/// Virtual time of the script until the first creations, for each fault (a guest has to boot and to
+/// end before it is created again), and after the last one.
 const FIRST_S: u64 = 5;
 const FAULT_S: u64 = 2;
 const QUIET_S: u64 = 2;
