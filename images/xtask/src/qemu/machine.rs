@@ -47,9 +47,9 @@ pub const VIRTUAL_ARGS: [&str; 6] =
 
 /// What every machine has: this CPU, a console on standard input and output, an exit port.
 ///
-/// One thread emulates all CPUs, in turn: what runs at once on two CPUs runs interleaved here. With a
-/// thread for each (QEMU 7.2), domains that Xen has woken do not run for seconds at a time while the
-/// machine idles, and a guest gives up. Whose fault that is, is not known.
+/// One thread emulates all CPUs, in turn: what runs at once on two CPUs runs interleaved here. With
+/// a thread for each (QEMU 7.2), domains that Xen has woken do not run for seconds at a time while
+/// the machine idles, and a guest gives up. Whose fault that is, is not known.
 const COMMON_ARGS: [&str; 16] = [
     "-accel",
     "tcg,thread=single",
