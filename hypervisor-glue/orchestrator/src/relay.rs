@@ -86,6 +86,11 @@ pub fn is_store(unit: usize) -> bool {
     system::SYSTEM.units[unit].role == Role::XenStore
 }
 
+/// Whether there is one store only.
+fn is_alone() -> bool {
+    system::SYSTEM.all_with_role(Role::XenStore).count() == 1
+}
+
 /// The replica's number of a unit, from 1.
 fn number_of(unit: usize) -> u8 {
     let before = system::SYSTEM.all_with_role(Role::XenStore).take_while(|other| *other != unit);
@@ -113,8 +118,15 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         }
     }
 
-    /// A replica was stopped: if it was named, another one is.
+    /// A replica was stopped: if it was named, another one is. Where there is no other one, its
+    /// next life begins with the name.
     pub fn store_stopped(&mut self, index: usize) {
+        if is_alone() {
+            if self.relay.named == Some(index) {
+                self.name_alone(index);
+            }
+            return;
+        }
         self.units[index].set_relay(0);
         if self.relay.named == Some(index) {
             self.relay.named = None;
@@ -148,6 +160,10 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
             // named one could still win: it is stopped first, and this is called again.
             return self.tell_supervisor(named, Event::Restart(Rung::Microreset));
         }
+        if is_alone() {
+            self.name_alone(best);
+            return self.hand(best, ids::RELAY);
+        }
         let now_ns = self.xen.now_ns();
         self.relay.epoch += 1;
         (self.relay.named, self.relay.named_ns) = (Some(best), now_ns);
@@ -165,6 +181,14 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                 answered_ns: 0,
             });
         }
+    }
+
+    /// Names the only store: it serves as soon as it runs, and nobody has to wait for its word.
+    fn name_alone(&mut self, index: usize) {
+        self.relay.epoch += 1;
+        (self.relay.named, self.relay.serves) = (Some(index), true);
+        self.store = index;
+        self.units[index].set_relay(self.relay.epoch);
     }
 
     /// The replica that was named serves.

@@ -23,7 +23,9 @@
 
 extern crate alloc;
 
+mod alone;
 mod machine;
+mod member;
 mod round;
 
 use alloc::vec::Vec;
@@ -33,7 +35,9 @@ use fabric::{Epoch, SharedMemory};
 use raft::{Birth, Damage, Node, Settings, Status};
 use store::{Config, Index, Server, StartReport};
 
+pub use alone::Alone;
 use machine::Machine;
+pub use member::Member;
 pub use round::{Host, Idle, Relay, Round};
 
 /// Who this replica is, and what its store is told.

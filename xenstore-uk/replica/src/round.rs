@@ -262,36 +262,13 @@ where
     }
 
     fn serve(&mut self, now_ns: u64, host: &mut impl Host<M, A>, round: &mut Round) {
-        if !self.serves() {
-            return;
+        if self.serves() {
+            serve(&mut self.machine.server, now_ns, host, round, &mut self.is_new);
         }
-        for _ in 0..SERVED_PER_ROUND {
-            let Some(client) = self.machine.server.next_ready(now_ns) else { return };
-            let served = host.serve(&mut self.machine.server, client, now_ns);
-            let Some(progress) = served else { continue };
-            round.completed += u64::from(progress.executed || progress.notify || progress.advanced);
-            if progress.fault.is_some() {
-                round.fault = progress.fault;
-                return;
-            }
-            self.act(host);
-            if progress.advanced {
-                // Several pieces of longer work, each of them a progress, would together look like
-                // a hang: it is told after each.
-                break;
-            }
-            if progress.notify && core::mem::take(&mut self.is_new) {
-                // Whoever has waited for the fail-over need not wait for the others' answers, too.
-                break;
-            }
-        }
-        round.more = true;
     }
 
     fn act(&mut self, host: &mut impl Host<M, A>) {
-        while let Some(action) = self.machine.server.next_action() {
-            host.act(&mut self.machine.server, action);
-        }
+        act(&mut self.machine.server, host);
     }
 
     /// Hands to consensus what the server wants executed. False: the log has no room for it.
@@ -328,5 +305,45 @@ where
             host.send(to, &self.message);
         }
         self.busy.set(false);
+    }
+}
+
+/// Serves those who have asked. `is_new`: nobody was answered since it took over.
+pub(crate) fn serve<M: SharedMemory, A: SharedMemory>(
+    server: &mut Server<M, A>,
+    now_ns: u64,
+    host: &mut impl Host<M, A>,
+    round: &mut Round,
+    is_new: &mut bool,
+) {
+    for _ in 0..SERVED_PER_ROUND {
+        let Some(client) = server.next_ready(now_ns) else { return };
+        let Some(progress) = host.serve(server, client, now_ns) else { continue };
+        round.completed += u64::from(progress.executed || progress.notify || progress.advanced);
+        if progress.fault.is_some() {
+            round.fault = progress.fault;
+            return;
+        }
+        act(server, host);
+        if progress.advanced {
+            // Several pieces of longer work, each of them a progress, would together look like a
+            // hang: it is told after each.
+            break;
+        }
+        if progress.notify && core::mem::take(is_new) {
+            // Whoever has waited for the fail-over need not wait for the others' answers, too.
+            break;
+        }
+    }
+    round.more = true;
+}
+
+/// Has done what the server wants done.
+pub(crate) fn act<M: SharedMemory, A: SharedMemory>(
+    server: &mut Server<M, A>,
+    host: &mut impl Host<M, A>,
+) {
+    while let Some(action) = server.next_action() {
+        host.act(server, action);
     }
 }

@@ -9,7 +9,7 @@ use fabric::control::Rung;
 use fabric::health::{Digest, RecoveryReport};
 use fabric::log::{Level, LogWriter};
 use fabric::view::{Party, RegionKind};
-use replica::{Host, Places, Relay, Replica, Setup};
+use replica::{Host, Member, Places, Relay, Setup};
 use runtime::{FabricMemory, Hypervisor, Survivor};
 use service::ids::{self, PEERS, SLOTS, STORES};
 use service::view::View;
@@ -41,7 +41,7 @@ type Engine = Server<Durable, Durable>;
 /// The replica and its connections.
 #[derive(Debug)]
 pub struct Shell {
-    replica: Replica<Durable, Durable, Durable>,
+    replica: Member<Durable, Durable, Durable>,
     seats: Seats,
     mail: Mail,
     /// Epoch of the relay while it names us, else 0.
@@ -102,7 +102,7 @@ impl Shell {
             others: others.map(|unit| durable(RegionKind::Areas, *unit)).collect(),
             log: durable(RegionKind::RaftLog, ours),
         };
-        let (mut replica, found) = Replica::start(setup, places, abi::Xen::now_ns(&xen));
+        let (mut replica, found) = Member::start(setup, places, abi::Xen::now_ns(&xen));
         replica.server_mut().set_pulse(pulse::beat);
         let load = found.store.load;
         report.reloaded = load.nodes;

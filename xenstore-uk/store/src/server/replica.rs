@@ -92,9 +92,14 @@ enum Wanted {
 }
 
 impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
-    /// Whether this replica serves connections.
-    pub fn is_leading(&self) -> bool {
+    /// Whether changes are proposed to other replicas before they are executed.
+    fn proposes(&self) -> bool {
         matches!(self.replication.role, Role::Leads { .. })
+    }
+
+    /// Whether it serves connections: it leads, or is alone.
+    pub fn is_leading(&self) -> bool {
+        !matches!(self.replication.role, Role::Follows)
     }
 
     /// Index of the last log entry that is executed and kept.
@@ -258,7 +263,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
     /// Whether the request in `request` is executed by all replicas, and has not been yet.
     pub(super) fn goes_through_the_log(&mut self, client: u16, header: &Header) -> bool {
         let request = Request { client, position: 0, header: *header, payload: &[] };
-        if !self.is_leading() || State::is_read_only(&request) {
+        if !self.proposes() || State::is_read_only(&request) {
             return false;
         }
         let Some(Some(connection)) = self.connections.get(usize::from(client)) else {

@@ -1,0 +1,76 @@
+//! A store without others: what it executes needs nobody's consent.
+
+use fabric::SharedMemory;
+use store::{Index, Server};
+
+use crate::round::{self, Host, Idle, Relay, Round};
+use crate::{Found, Places, Setup};
+
+/// The only store of a host.
+#[derive(Debug)]
+pub struct Alone<M, A> {
+    server: Server<M, A>,
+    /// Epoch of the relay when this life began to serve; 0 before.
+    relay_epoch: u64,
+}
+
+impl<M: SharedMemory + Clone, A: SharedMemory> Alone<M, A> {
+    /// Reads a former life's state back, or begins a new one. There is nobody else who could have
+    /// a better one: of what a former life kept, all is taken.
+    pub fn start<L>(setup: &Setup, places: Places<M, A, L>) -> (Self, Found) {
+        let Places { slots, index, areas, .. } = places;
+        let config = &setup.config;
+        let (mut server, store) = match index {
+            Index::Kept(index) => Server::start_indexed(config, slots, areas, index),
+            Index::Any(index) => Server::start_keeping(config, slots, areas, index),
+        };
+        if store.is_new {
+            for domid in &setup.services {
+                server.open(*domid);
+            }
+        }
+        (Self { server, relay_epoch: 0 }, Found { store, is_newcomer: false })
+    }
+
+    /// Whether no change was interrupted: then a microreset may keep this memory.
+    pub fn is_whole(&self) -> bool {
+        self.server.is_consistent()
+    }
+
+    /// Goes on in memory that a microreset kept.
+    pub fn resume(&mut self) {
+        self.server.resume();
+        self.relay_epoch = 0;
+    }
+
+    /// The server.
+    pub fn server(&self) -> &Server<M, A> {
+        &self.server
+    }
+
+    /// The server, to be told of kicks and domains.
+    pub fn server_mut(&mut self) -> &mut Server<M, A> {
+        &mut self.server
+    }
+
+    /// One round. It serves from the one on in which the relay names it first.
+    pub fn round(&mut self, now_ns: u64, relay: Relay, host: &mut impl Host<M, A>) -> Round {
+        let mut round = Round::default();
+        if !relay.is_ours {
+            return round;
+        }
+        if self.relay_epoch == 0 {
+            self.relay_epoch = relay.epoch;
+            host.take_over(&mut self.server);
+        }
+        round::serve(&mut self.server, now_ns, host, &mut round, &mut false);
+        round::act(&mut self.server, host);
+        round
+    }
+
+    /// A bounded step of what nobody waits for.
+    pub fn idle(&mut self, now_ns: u64) -> Idle {
+        let fault = self.server.idle_step(now_ns);
+        Idle { fault, wake_at_ns: self.server.next_deadline(now_ns) }
+    }
+}
