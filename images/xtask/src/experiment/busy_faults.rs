@@ -130,15 +130,10 @@ fn judge(seed: u64, runs: u64, outcomes: &[(During, Outcome)]) -> Report {
         outside += outcome.faults.iter().filter(is_outside).count() as u64;
         outcome.measure(&mut report, "ours");
     }
-    let missing = (wanted as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(wanted);
     report.promises = promises(&report, runs);
     report.promises.push(Promise::at_most("faults outside of their span", 0, Some(outside)));
-    for field in MUST_BE_ZERO {
-        let values = report.measures[field]["ours"].iter();
-        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
-        report.promises.push(Promise::at_most(format!("script: {field}"), 0, Some(sum)));
-    }
+    report.promise_none("script", &MUST_BE_ZERO);
     report
 }
 

@@ -104,19 +104,14 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
         // What the stream came to is judged as a whole, below.
         sample.ok = sample.repaired.is_some();
     }
-    let missing = (runs as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(runs);
     for outcome in outcomes {
         for field in TOLD.iter().chain(&MUST_BE_ZERO) {
             report.measure(field, "ours", outcome.total(field).unwrap_or(u64::MAX));
         }
     }
     report.promises = promises(&report);
-    for field in MUST_BE_ZERO {
-        let values = report.measures[field]["ours"].iter();
-        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
-        report.promises.push(Promise::at_most(format!("stream: {field}"), 0, Some(sum)));
-    }
+    report.promise_none("stream", &MUST_BE_ZERO);
     report
 }
 

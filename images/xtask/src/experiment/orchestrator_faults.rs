@@ -100,8 +100,7 @@ fn collect(records: &[Record]) -> Vec<Fault> {
 fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
     let mut report = Report::new(NAME, Clock::Virtual, seed, runs);
     report.samples = outcomes.iter().flat_map(|o| o.samples(TARGET)).map(Some).collect();
-    let missing = (runs as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(runs);
     for (index, outcome) in outcomes.iter().enumerate() {
         outcome.measure(&mut report, "ours");
         if index > 0 {
@@ -118,11 +117,7 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
     let touched = outcomes.iter().skip(1).map(|outcome| outcome.recoveries).sum();
     let name = "services that began another life while in service";
     report.promises.push(Promise::at_most(name, 0, Some(touched)));
-    for field in MUST_BE_ZERO {
-        let values = report.measures[field]["ours"].iter();
-        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
-        report.promises.push(Promise::at_most(format!("script: {field}"), 0, Some(sum)));
-    }
+    report.promise_none("script", &MUST_BE_ZERO);
     report
 }
 

@@ -102,8 +102,7 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
         report.samples.extend(samples.into_iter().map(Some));
         outcome.measure(&mut report, "ours");
     }
-    let missing = (wanted as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(wanted);
     report
 }
 

@@ -186,18 +186,13 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome], points: &[Outcome]) -> Repo
             report.measure(&format!("{}: overwritten", fault.kind), "ours", u64::from(is_unread));
         }
     }
-    let missing = (wanted as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(wanted);
     report.promises = promises(&report, runs);
     if !points.is_empty() {
         let agreements = BOTH.map(|both| agree(&report, both));
         report.promises.extend(agreements);
     }
-    for field in MUST_BE_ZERO {
-        let values = report.measures[field]["ours"].iter();
-        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
-        report.promises.push(Promise::at_most(format!("script: {field}"), 0, Some(sum)));
-    }
+    report.promise_none("script", &MUST_BE_ZERO);
     report
 }
 

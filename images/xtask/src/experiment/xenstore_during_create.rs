@@ -136,15 +136,9 @@ fn judge(seed: u64, runs: u64, sorts: &[Sort]) -> Report {
         report.samples.extend(samples.into_iter().map(Some));
         outcome.measure(&mut report, "ours");
     }
-    let missing = (wanted as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(wanted);
     report.promises.push(report.all_came("faults"));
-    for field in MUST_BE_ZERO {
-        let values = report.measures.get(field).and_then(|hosts| hosts.get("ours"));
-        let sum =
-            values.map(|values| values.iter().fold(0u64, |sum, one| sum.saturating_add(*one)));
-        report.promises.push(Promise::at_most(format!("script: {field}"), 0, sum));
-    }
+    report.promise_none("script", &MUST_BE_ZERO);
     report
 }
 

@@ -67,8 +67,7 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
     let mut report = Report::new(NAME, Clock::Virtual, seed, runs);
     report.samples.extend(outcomes.iter().flat_map(|o| o.samples(UNIT)).map(Some));
     outcomes.iter().for_each(|outcome| outcome.measure(&mut report, "ours"));
-    let missing = (runs as usize).saturating_sub(report.samples.len());
-    report.samples.extend(vec![None; missing]);
+    report.note_missing(runs);
     let mut promises = Vec::new();
     for kind in KINDS {
         let all: Vec<&Sample> = report.of_kind(kind).collect();
@@ -78,14 +77,9 @@ fn judge(seed: u64, runs: u64, outcomes: &[Outcome]) -> Report {
         let others = all.iter().filter(|sample| sample.rung != Some(FAIL_OVER)).count() as u64;
         promises.push(Promise::at_most(format!("{kind} without a fail-over"), 0, Some(others)));
     }
-    let never = report.samples.iter().filter(|sample| sample.is_none()).count();
-    promises.push(Promise::at_most("faults that never came", 0, Some(never as u64)));
-    for field in MUST_BE_ZERO {
-        let values = report.measures[field]["ours"].iter();
-        let sum = values.fold(0, |sum: u64, value| sum.saturating_add(*value));
-        promises.push(Promise::at_most(format!("script: {field}"), 0, Some(sum)));
-    }
+    promises.push(report.all_came("faults"));
     report.promises = promises;
+    report.promise_none("script", &MUST_BE_ZERO);
     report
 }
 

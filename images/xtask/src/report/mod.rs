@@ -168,6 +168,22 @@ impl Report {
         Promise::at_most(format!("{what} that never came"), 0, Some(never as u64))
     }
 
+    /// Counts the samples that never came, of so many that were wanted.
+    pub fn note_missing(&mut self, wanted: u64) {
+        let missing = (wanted as usize).saturating_sub(self.samples.len());
+        self.samples.extend(vec![None; missing]);
+    }
+
+    /// Promises of each of these measures of ours that its values add up to nothing; of one that
+    /// was never taken, that does not hold.
+    pub fn promise_none(&mut self, of: &str, measures: &[&str]) {
+        for name in measures {
+            let values = self.measures.get(*name).and_then(|hosts| hosts.get("ours"));
+            let sum = values.map(|values| values.iter().copied().fold(0, u64::saturating_add));
+            self.promises.push(Promise::at_most(format!("{of}: {name}"), 0, sum));
+        }
+    }
+
     /// Adds a value to a measure.
     pub fn measure(&mut self, name: &str, host: &str, value: u64) {
         let measure = self.measures.entry(name.to_owned()).or_default();
