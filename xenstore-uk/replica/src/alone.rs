@@ -1,7 +1,7 @@
 //! A store without others: what it executes needs nobody's consent.
 
 use fabric::SharedMemory;
-use store::{Index, Server};
+use store::Server;
 
 use crate::round::{self, Host, Idle, Relay, Round};
 use crate::{Found, Places, Setup};
@@ -10,8 +10,8 @@ use crate::{Found, Places, Setup};
 #[derive(Debug)]
 pub struct Alone<M, A> {
     server: Server<M, A>,
-    /// Epoch of the relay when this life began to serve; 0 before.
-    relay_epoch: u64,
+    /// Whether this life has begun to serve.
+    serves: bool,
 }
 
 impl<M: SharedMemory + Clone, A: SharedMemory> Alone<M, A> {
@@ -19,17 +19,9 @@ impl<M: SharedMemory + Clone, A: SharedMemory> Alone<M, A> {
     /// a better one: of what a former life kept, all is taken.
     pub fn start<L>(setup: &Setup, places: Places<M, A, L>) -> (Self, Found) {
         let Places { slots, index, areas, .. } = places;
-        let config = &setup.config;
-        let (mut server, store) = match index {
-            Index::Kept(index) => Server::start_indexed(config, slots, areas, index),
-            Index::Any(index) => Server::start_keeping(config, slots, areas, index),
-        };
-        if store.is_new {
-            for domid in &setup.services {
-                server.open(*domid);
-            }
-        }
-        (Self { server, relay_epoch: 0 }, Found { store, is_newcomer: false })
+        let services = &setup.services;
+        let (server, store) = Server::start_alone(&setup.config, slots, areas, index, services);
+        (Self { server, serves: false }, Found { store, is_newcomer: false })
     }
 
     /// Whether no change was interrupted: then a microreset may keep this memory.
@@ -40,7 +32,7 @@ impl<M: SharedMemory + Clone, A: SharedMemory> Alone<M, A> {
     /// Goes on in memory that a microreset kept.
     pub fn resume(&mut self) {
         self.server.resume();
-        self.relay_epoch = 0;
+        self.serves = false;
     }
 
     /// The server.
@@ -59,8 +51,7 @@ impl<M: SharedMemory + Clone, A: SharedMemory> Alone<M, A> {
         if !relay.is_ours {
             return round;
         }
-        if self.relay_epoch == 0 {
-            self.relay_epoch = relay.epoch;
+        if !core::mem::replace(&mut self.serves, true) {
             host.take_over(&mut self.server);
         }
         round::serve(&mut self.server, now_ns, host, &mut round, &mut false);

@@ -48,34 +48,35 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         (server, report)
     }
 
-    /// As [`Self::start`], and keeps an index in memory of [`crate::persist::index_len`] bytes,
-    /// whatever that holds, for [`Self::start_indexed`].
-    pub fn start_keeping(config: &Config, slots: M, areas: A, index: M) -> (Self, StartReport)
-    where
-        M: Clone,
-    {
-        let index = Index::Any(index);
-        let (mut server, mut report) = Self::load_indexed(config, slots, areas, index, Role::Alone);
-        report.damaged_areas = server.load_connections();
-        (server, report)
-    }
-
-    /// As [`Self::start_keeping`], where the former life kept an index there and a crash of its
-    /// program has left it as it was: this life begins by the index, at a cost that hardly grows
-    /// with the store, if it describes the store.
+    /// As [`Self::start`], where the former life kept an index and a crash of its program has left
+    /// it as it was: this life begins by the index, at a cost that hardly grows with the store, if
+    /// it describes the store.
     pub fn start_indexed(config: &Config, slots: M, areas: A, index: M) -> (Self, StartReport)
     where
         M: Clone,
     {
-        let index = Index::Kept(index);
+        Self::start_alone(config, slots, areas, Index::Kept(index), &[])
+    }
+
+    /// As [`Self::start`], and keeps an index. A new store has the connections of `services`.
+    pub fn start_alone(
+        config: &Config,
+        slots: M,
+        areas: A,
+        index: Index<M>,
+        services: &[u16],
+    ) -> (Self, StartReport)
+    where
+        M: Clone,
+    {
         let (mut server, mut report) = Self::load_indexed(config, slots, areas, index, Role::Alone);
         report.damaged_areas = server.load_connections();
+        server.open_first(&report, services);
         (server, report)
     }
 
-    /// As [`Self::start_keeping`] or [`Self::start_indexed`], for one of several replicas: it
-    /// serves nobody until it is promoted. A new store has the connections of `services`, the same
-    /// in all replicas.
+    /// As [`Self::start_alone`], for one of several replicas: it serves nobody until it is
+    /// promoted. `services` are the same in all replicas.
     pub fn join(
         config: &Config,
         slots: M,
@@ -87,12 +88,17 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         M: Clone,
     {
         let (mut server, report) = Self::load_indexed(config, slots, areas, index, Role::Follows);
+        server.open_first(&report, services);
+        (server, report)
+    }
+
+    /// Opens the connections that a new store has.
+    fn open_first(&mut self, report: &StartReport, services: &[u16]) {
         if report.is_new {
             for domid in services {
-                server.open(*domid);
+                self.open(*domid);
             }
         }
-        (server, report)
     }
 
     fn load_indexed(
