@@ -9,6 +9,7 @@ use recovery::Event;
 use system::Role;
 
 use crate::host::{Host, UNITS};
+use crate::relay;
 
 /// Time from a replica's word to the comparison: what was written meanwhile is compared at once,
 /// and the others have come as far. A difference is to be found 5 ms after the write.
@@ -26,8 +27,12 @@ fn odd_one_out(digests: &[Option<Digest>]) -> Option<usize> {
 }
 
 impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
-    /// A replica has done something: its state is compared with that of the others soon.
+    /// A replica has done something: its state is compared with that of the others soon, if there
+    /// are any. Without them the timer would only come in the midst of somebody's work.
     pub fn compare_soon(&mut self) {
+        if relay::is_alone() {
+            return;
+        }
         let due_ns = self.xen.now_ns() + COMPARE_NS;
         self.compare_at_ns.get_or_insert(due_ns);
     }

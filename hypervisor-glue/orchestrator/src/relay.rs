@@ -87,7 +87,7 @@ pub fn is_store(unit: usize) -> bool {
 }
 
 /// Whether there is one store only.
-fn is_alone() -> bool {
+pub fn is_alone() -> bool {
     system::SYSTEM.all_with_role(Role::XenStore).count() == 1
 }
 
