@@ -136,7 +136,7 @@ fn a_request_that_comes_in_pieces_is_served() {
         let mut host = Host::new();
         host.introduce(16);
         host.settle();
-        let page = host.guests[&16].page.clone();
+        let (page, notified) = (host.guests[&16].page.clone(), host.notified);
         for piece in [&message[..cut], &message[cut..]] {
             let produced = page.load_u32(ring::REQUEST_PRODUCER);
             page.write(ring::REQUESTS + produced as usize, piece);
@@ -149,6 +149,45 @@ fn a_request_that_comes_in_pieces_is_served() {
         let guest = host.guests.get_mut(&16).unwrap();
         guest.pull(usize::MAX);
         assert_eq!(guest.replies.len(), 1, "cut at {cut}");
+        // Whoever has room for the rest of a request waits for nothing but its answer.
+        let needless = u64::from(cut < wire::HEADER_LEN);
+        assert_eq!(host.notified, notified + 1 + needless, "cut at {cut}");
+    }
+}
+
+/// A client sleeps when its ring is full, and goes on when it is notified.
+#[test]
+fn a_client_that_waits_for_room_is_notified() {
+    for len in [991, 1008, 1009, 1024, 3000, 4096] {
+        let mut host = Host::new();
+        host.introduce(16);
+        host.settle();
+        let page = host.guests[&16].page.clone();
+        let mut message =
+            Header { operation: O::Read, request: 9, transaction: 0, len }.emit().to_vec();
+        message.resize(wire::HEADER_LEN + len as usize, b'x');
+        let mut rest = &message[..];
+        while !rest.is_empty() {
+            let produced = page.load_u32(ring::REQUEST_PRODUCER);
+            let filled = (produced - page.load_u32(ring::REQUEST_CONSUMER)) as usize;
+            let until_end = ring::RING_LEN - produced as usize % ring::RING_LEN;
+            let count = (ring::RING_LEN - filled).min(until_end).min(rest.len());
+            assert!(count > 0, "{len} bytes: nobody has made room");
+            let piece;
+            (piece, rest) = rest.split_at(count);
+            page.write(ring::REQUESTS + produced as usize % ring::RING_LEN, piece);
+            page.store_u32(ring::REQUEST_PRODUCER, produced + count as u32);
+            let sleeps = filled + count == ring::RING_LEN && !rest.is_empty();
+            if sleeps || rest.is_empty() {
+                let notified = host.notified;
+                host.kick_all();
+                host.run(1000);
+                assert!(host.notified > notified, "{len} bytes: asleep for ever");
+            }
+        }
+        let guest = host.guests.get_mut(&16).unwrap();
+        guest.pull(usize::MAX);
+        assert_eq!(guest.replies.len(), 1, "{len} bytes");
     }
 }
 
