@@ -155,8 +155,10 @@ impl Xen for Hypervisor {
     fn set_timer(&self, at_ns: Option<u64>) {
         // 0 stops the timer; a unit that asks for the time 0 means "at once".
         let at_ns = at_ns.map_or(0, |at_ns| at_ns.max(1));
-        // SAFETY: No memory is passed. The call cannot fail.
-        let _ = unsafe { hypercall(Call::SetTimerOp, [at_ns, 0, 0, 0, 0]) };
+        // SAFETY: No memory is passed.
+        let result = unsafe { hypercall(Call::SetTimerOp, [at_ns, 0, 0, 0, 0]) };
+        // Xen refuses no time. Whoever slept on without the timer would never wake.
+        assert_eq!(result, 0, "Xen sets the timer");
     }
 
     fn block(&self) {

@@ -279,10 +279,11 @@ impl<'a, X: Xen, M: SharedMemory + Copy> Service<'a, X, M> {
         }
     }
 
+    /// Rings the orchestrator's bell. The channel lives as long as the domain, whoever is at its
+    /// other end: if it cannot be rung, this life is broken, and nobody would ever hear of what it
+    /// has done.
     fn ring(&self) {
-        // The channel lives as long as the domain; a failure means that the orchestrator is
-        // rebuilding it, and then this life is over anyway.
-        let _ = self.xen.send(DOORBELL);
+        self.xen.send(DOORBELL).expect("the doorbell is bound before a service runs");
     }
 
     fn sleep(&mut self, wake_at_ns: Option<u64>) {
