@@ -82,8 +82,8 @@ pub use persist::{LoadReport, SLOT_LEN};
 pub use quota::{Limits, Quota, Reports, Strength};
 pub use request::{Reply, Request};
 pub use server::{
-    ATTEMPTS_MAX, ConnectionInfo, ENTRY_MAX, Index, Progress, Proposal, RestoreError, Server,
-    Snapshot, StartReport, Stats,
+    ATTEMPTS_MAX, ConnectionInfo, ENTRY_MAX, Index, Overlooked, Progress, Proposal, RestoreError,
+    Server, Snapshot, StartReport, Stats,
 };
 pub use state::{CLIENTS_MAX, State};
 pub use tree::{Descend, Found, Tree};

@@ -155,6 +155,32 @@ fn a_request_that_comes_in_pieces_is_served() {
     }
 }
 
+/// A notification may get lost on its way, in both directions.
+#[test]
+fn what_nobody_was_told_of_is_seen() {
+    let mut host = Host::new();
+    host.introduce(16);
+    host.settle();
+    let client = host.server.connection_of(16).unwrap();
+    let looks = |host: &Host| {
+        let overlooked = host.server.overlooked(client, &host.ring(16));
+        (overlooked.request, overlooked.response)
+    };
+    assert_eq!(looks(&host), (false, false));
+    let guest = host.guests.get_mut(&16).unwrap();
+    guest.send(O::Read, 0, b"/tool\0");
+    guest.push();
+    assert_eq!(looks(&host), (true, false));
+    host.server.kick(client);
+    host.run(1000);
+    assert_eq!(looks(&host), (false, true));
+    host.guests.get_mut(&16).unwrap().pull(usize::MAX);
+    assert_eq!(looks(&host), (false, false));
+    // A client that asks for nonsense gets no attention.
+    host.guests[&16].page.store_u32(ring::REQUEST_PRODUCER, 5_000);
+    assert_eq!(looks(&host), (false, false));
+}
+
 /// A client sleeps when its ring is full, and goes on when it is notified.
 #[test]
 fn a_client_that_waits_for_room_is_notified() {

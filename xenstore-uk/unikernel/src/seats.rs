@@ -10,7 +10,7 @@ use fabric::view::{Party, RegionKind};
 use runtime::{FabricMemory, Hypervisor, Mapping};
 use service::ids::SLOTS;
 use service::view::View;
-use store::{Progress, Ring, Server};
+use store::{Overlooked, Progress, Ring, Server};
 use wire::ring;
 
 use crate::Fabric;
@@ -43,6 +43,8 @@ pub struct Seats {
     generation: u64,
     seen: Vec<Option<Domain>>,
     seats: Vec<Option<Seat>>,
+    /// The slot that was looked at last although nobody had kicked it.
+    turn: usize,
     /// A seat is being taken or given up: a life that ends meanwhile owns one mapping more or less
     /// than the seats say.
     is_changing: bool,
@@ -60,6 +62,7 @@ impl Seats {
             generation: u64::MAX,
             seen: vec![None; SLOTS],
             seats: core::iter::repeat_with(|| None).take(SLOTS).collect(),
+            turn: 0,
             is_changing: false,
             view: *view,
         }
@@ -157,6 +160,23 @@ impl Seats {
             Channel::Service(ring) => server.serve(client, ring, now_ns),
         };
         Some((slot, progress))
+    }
+
+    /// The next seat in turn: its connection, its slot, and what may have been overlooked there.
+    pub fn next_in_turn<M: SharedMemory, A: SharedMemory>(
+        &mut self,
+        server: &Server<M, A>,
+    ) -> Option<(u16, u16, Overlooked)> {
+        let slots = (self.turn + 1..SLOTS).chain(0..=self.turn);
+        let (slot, seat) =
+            slots.filter_map(|slot| Some((slot, self.seats[slot].as_ref()?))).next()?;
+        let overlooked = match &seat.channel {
+            Channel::Guest(ring) => server.overlooked(seat.client, ring),
+            Channel::Service(ring) => server.overlooked(seat.client, ring),
+        };
+        let client = seat.client;
+        self.turn = slot;
+        Some((client, slot as u16, overlooked))
     }
 
     /// Answers the request of a connection that was the log entry at `index`. `None`: the

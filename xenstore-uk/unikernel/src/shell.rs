@@ -33,6 +33,10 @@ type Durable = crate::fault_points::Memory;
 /// Bytes of the index: what a life finds that follows a change which a microreset interrupted.
 pub const INDEX_LEN: usize = index_len(system::LAYOUT.largest_slots() / SLOT_LEN);
 
+/// Time between two looks at connections that nobody has kicked, at least: it is done when the
+/// scrubber has woken us, one connection at a time.
+const LOOK_NS: u64 = 25_000_000;
+
 /// Tells the operator of a limit that a domain has passed.
 type Tell<'a> = &'a mut dyn FnMut(u16, Quota, Strength);
 
@@ -51,6 +55,8 @@ pub struct Shell {
     is_news: bool,
     /// Slots to notify in the next step.
     owed: Vec<u16>,
+    /// When to look at a connection that nobody has kicked.
+    look_ns: u64,
     damaged: bool,
     /// What the start found, until it is told.
     found: Option<StartReport>,
@@ -118,6 +124,7 @@ impl Shell {
             relay: 0,
             is_news: false,
             owed: Vec::with_capacity(SLOTS),
+            look_ns: 0,
             damaged: false,
             found: Some(found.store),
         };
@@ -218,7 +225,31 @@ impl Shell {
         if let Some(fault) = idle.fault {
             self.end_damaged(fault);
         }
+        if now_ns >= self.look_ns {
+            self.look_ns = now_ns + LOOK_NS;
+            if self.look_again() {
+                return now_ns;
+            }
+        }
         idle.wake_at_ns
+    }
+
+    /// Looks at a connection that nobody has kicked. Whether there is something to do at once.
+    fn look_again(&mut self) -> bool {
+        let server = self.replica.server_mut();
+        if !server.is_leading() {
+            return false;
+        }
+        let Some((client, slot, overlooked)) = self.seats.next_in_turn(server) else {
+            return false;
+        };
+        if overlooked.request {
+            server.kick(client);
+        }
+        if overlooked.response {
+            self.owed.push(slot);
+        }
+        overlooked.request || overlooked.response
     }
 
     /// What is in memory is not what was written: the next life reads it back.

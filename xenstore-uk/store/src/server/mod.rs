@@ -55,6 +55,15 @@ pub struct Progress {
     pub fault: Option<Fault>,
 }
 
+/// What lies in a connection's ring.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Overlooked {
+    /// Bytes of requests that were not taken: the connection is to be kicked.
+    pub request: bool,
+    /// Bytes of responses that the client has not read: it is to be notified.
+    pub response: bool,
+}
+
 /// Counters since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {

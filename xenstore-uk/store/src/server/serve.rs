@@ -10,7 +10,7 @@ use crate::connection::{Area, Phase, Sending, Waiting};
 use crate::effects::Action;
 use crate::request::Request;
 use crate::server::outbox::Outbox;
-use crate::server::{ATTEMPTS_MAX, Progress, Server};
+use crate::server::{ATTEMPTS_MAX, Overlooked, Progress, Server};
 use crate::state::State;
 
 /// What was found in the ring of requests.
@@ -112,6 +112,19 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
                 Ok(())
             }
         }
+    }
+
+    /// What of a connection nobody may have been told of: to be asked now and then, as a
+    /// notification that was lost, by whoever's fault, would leave its client waiting for ever.
+    pub fn overlooked<P: SharedMemory>(&self, client: u16, ring: &Ring<P>) -> Overlooked {
+        let Some(Some(connection)) = self.connections.get(usize::from(client)) else {
+            return Overlooked::default();
+        };
+        let state = &connection.state;
+        let is_open = state.phase == Phase::Open || state.phase == Phase::Replying;
+        let request = ring.requests(state.consumed()).is_ok_and(|len| len > 0);
+        let response = ring.room(state.produced).is_ok_and(|room| room < layout::RING_LEN);
+        Overlooked { request: is_open && request, response: is_open && response }
     }
 
     pub(super) fn connection_mut(
