@@ -138,9 +138,11 @@ impl SharedMemory for Memory {
 
 /// Uses up the stack.
 fn overflow() -> ! {
+    /// 16 KiB: few calls fill the stack.
+    const FRAME_WORDS: usize = 2_048;
     fn deeper(depth: u64) -> u64 {
         // Room that nobody fills: the fault is the end of the stack, not the way there.
-        let mut frame = heapless::Vec::<u64, 256>::new();
+        let mut frame = heapless::Vec::<u64, FRAME_WORDS>::new();
         let _ = frame.push(depth);
         black_box(&mut frame);
         if depth == u64::MAX { 0 } else { deeper(depth + 1) + frame[0] }
