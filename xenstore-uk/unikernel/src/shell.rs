@@ -154,7 +154,7 @@ impl Shell {
         for connection in connections {
             let is_mapped = self.seats.client_of(connection.domid) == Some(connection.client);
             if connection.origin == Origin::Introduced && !is_mapped {
-                // Without a ring the connection is tried again, and given up, by the leader.
+                // Without a ring the connection waits until its guest grants one.
                 self.seats.seat_guest(connection.client, connection.domid);
             }
         }
@@ -298,8 +298,8 @@ impl Outside<'_> {
     }
 
     /// Attaches a connection to its ring, or says that it has none.
-    fn attach(&mut self, server: &mut Engine, client: u16, domid: u16, is_mapped: bool) {
-        if !is_mapped && !self.seats.seat_guest(client, domid) {
+    fn attach(&mut self, server: &mut Engine, client: u16, is_seated: bool) {
+        if !is_seated {
             server.attach_failed(client);
         } else if let Some(slot) = self.seats.attach(server, client) {
             self.out.kick(slot);
@@ -344,18 +344,22 @@ impl Host<Durable, Durable> for Outside<'_> {
                 Origin::Shell => self.seats.seat_unit(client, domid, self.relay),
                 Origin::Introduced => self.seats.client_of(domid) == Some(client),
             };
-            self.attach(server, client, domid, is_mapped);
+            // A guest whose ring cannot be mapped now may grant it again, and says so then. Only an
+            // INTRODUCE that waits for it must have its answer.
+            let is_seated = is_mapped || self.seats.seat_guest(client, domid);
+            if is_seated || server.is_awaited(client) {
+                self.attach(server, client, is_seated);
+            }
         }
     }
 
     fn act(&mut self, server: &mut Engine, action: Action) {
         match action {
             Action::Connect { client, domid, .. } | Action::Rebind { client, domid, .. } => {
+                // A follower maps the ring so that it is there when it leads.
+                let is_seated = self.seats.seat_guest(client, domid);
                 if server.is_leading() {
-                    self.attach(server, client, domid, false);
-                } else {
-                    // A follower maps the ring so that it is there when it leads.
-                    self.seats.seat_guest(client, domid);
+                    self.attach(server, client, is_seated);
                 }
             }
             Action::Disconnect { client, .. } => self.seats.leave(client),

@@ -436,6 +436,11 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         ring.set_error(error.raw());
     }
 
+    /// Whether the reply to an INTRODUCE waits for this connection's ring.
+    pub fn is_awaited(&self, client: u16) -> bool {
+        self.connections.iter().flatten().any(|connection| connection.held_by == Some(client))
+    }
+
     /// Lets go the replies that waited for a connection to be attached.
     pub(super) fn release_held(&mut self, attached: u16) {
         for client in 0..self.connections.len() {
