@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use crate::experiment::hostile_guests;
 use crate::guest::initramfs;
 use crate::image::Firmware;
 use crate::process::Tool;
@@ -163,7 +164,7 @@ fn failures(text: &str) -> Vec<&str> {
     lines
 }
 
-/// Every unikernel's self-test, every boot in every way, every refusal, and the ISO.
+/// Every unikernel's self-test, every boot in every way, every refusal, the ISO, and an attack.
 fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
     build::run(&build::Options::default())?;
     let present: Vec<&str> = build::present()?.iter().map(|unit| unit.name).collect();
@@ -193,6 +194,7 @@ fn xen(steps: &Steps, filter: Option<&str>) -> Result<Totals> {
     // Builds of other systems replace what is built, so nothing comes after them.
     suite.item("refusal wrong-description", HOST, refusals::wrong_descriptions);
     BOOTS.iter().filter(|boot| !of_this_host(boot)).for_each(|boot| suite.boot(boot));
+    suite.item("wrong grants", HOST, hostile_guests::wrong_grants);
     Ok(suite.totals)
 }
 

@@ -4,17 +4,17 @@
 use std::fs;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use super::Options;
 use super::harness::MUST_BE_ZERO;
 use crate::archive::Source;
 use crate::faults::{self, Plan, Target};
 use crate::guest::variant;
-use crate::paths;
 use crate::progress::Steps;
 use crate::qemu::{Clock, Machine, Record, Vm};
 use crate::report::{Promise, Report, Sample, stats};
+use crate::{build, paths};
 
 /// The experiment's name.
 pub const NAME: &str = "hostile-guests";
@@ -47,6 +47,9 @@ const ATTACKS: [&str; 22] = [
     "ports",
     LAST,
 ];
+
+/// The system description.
+pub const SYSTEM: &str = "hostile";
 
 /// Attacks on grants, which matter when a service maps them anew.
 const GRANTS: [&str; 3] = ["grants-clear", "grants-retarget", "grants-types"];
@@ -100,6 +103,34 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
     }
     judge(&mut report, &found);
     Ok(report)
+}
+
+/// A test of what the experiment measures most rarely: a guest takes its grants back, or changes
+/// their types, and gives them again, while the store is rebuilt. The other guest notices nothing,
+/// and it is served afterwards. (One that grants another page of its own instead is served on that
+/// page until the next rebuild: nothing tells the store which one is meant.)
+///
+/// # Errors
+/// What went wrong.
+pub fn wrong_grants() -> Result<String> {
+    let system = Some(build::description(SYSTEM));
+    build::run(&build::Options { system, ..build::Options::default() })?;
+    let attacks = vec!["grants-clear", "grants-types"];
+    let wanted = attacks.len();
+    let boot = Boot { name: "grants", seed: 1, attacks, rebuilds: REBUILDS };
+    let outcome = boot.run()?;
+    let (unserved, came) = (outcome.unserved(), outcome.attacks.len());
+    let is_right = outcome.is_clean() && unserved == 0 && outcome.unrepaired == 0;
+    if !is_right || came != wanted || outcome.faults != REBUILDS {
+        bail!(
+            "{}; {unserved} attackers not served afterwards, {came} attacks of {wanted}, \
+             {} rebuilds of {REBUILDS}, {} of them not repaired",
+            outcome.summary(),
+            outcome.faults,
+            outcome.unrepaired,
+        );
+    }
+    Ok(outcome.summary())
 }
 
 /// One boot.

@@ -5,7 +5,7 @@ mod busy_faults;
 mod corrupt_random;
 mod false_alarms;
 mod harness;
-mod hostile_guests;
+pub mod hostile_guests;
 mod idle;
 mod net_faults;
 mod orchestrator_faults;
@@ -136,7 +136,7 @@ const EXPERIMENTS: [Experiment; 12] = [
         name: hostile_guests::NAME,
         about: "a guest attacks the services with all it may write, beside an ordinary one",
         runs: 1,
-        system: "hostile",
+        system: hostile_guests::SYSTEM,
         run: hostile_guests::run,
     },
 ];
