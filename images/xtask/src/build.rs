@@ -83,6 +83,11 @@ pub fn description(name: &str) -> PathBuf {
     paths::root().join(format!("images/system/{name}.toml"))
 }
 
+/// Makes everything that the host of the system description of this name boots.
+pub fn run_system(name: &str) -> Result<()> {
+    run(&Options { system: Some(description(name)), ..Options::default() })
+}
+
 /// Makes everything that `run` boots.
 pub fn run(options: &Options) -> Result<()> {
     let steps = Steps::new("build");

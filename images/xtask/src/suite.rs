@@ -260,8 +260,7 @@ pub fn boot(boot: &Boot, way: Way) -> Result<String> {
     machine.cpus = way.cpus;
     machine.orchestrator = Some(paths::unikernel(boot.initial));
     if let Some(name) = boot.system {
-        let system = Some(build::description(name));
-        build::run(&build::Options { system, ..build::Options::default() })?;
+        build::run_system(name)?;
     }
     if let Some(work) = boot.work {
         machine.archive = Some(variant::archive(boot.name, work)?);

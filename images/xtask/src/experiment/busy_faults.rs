@@ -66,8 +66,7 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
     let mut outcomes = Vec::new();
     for during in SPANS {
         let most = if during == During::Create {
-            let system = Some(build::description("busy"));
-            build::run(&build::Options { system, ..build::Options::default() })?;
+            build::run_system("busy")?;
             CREATE_FAULTS
         } else {
             REBUILD_FAULTS

@@ -113,8 +113,7 @@ pub fn run(options: &Options, runs: u64) -> Result<Report> {
 /// # Errors
 /// What went wrong.
 pub fn wrong_grants() -> Result<String> {
-    let system = Some(build::description(SYSTEM));
-    build::run(&build::Options { system, ..build::Options::default() })?;
+    build::run_system(SYSTEM)?;
     let attacks = vec!["grants-clear", "grants-types"];
     let wanted = attacks.len();
     let boot = Boot { name: "grants", seed: 1, attacks, rebuilds: REBUILDS };

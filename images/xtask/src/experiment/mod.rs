@@ -163,8 +163,7 @@ pub fn run(options: &Options) -> Result<()> {
     if !packages::names()?.contains("orchestrator") {
         bail!("an experiment needs the orchestrator, which this workspace does not have");
     }
-    let system = Some(build::description(experiment.system));
-    build::run(&build::Options { system, ..build::Options::default() })?;
+    build::run_system(experiment.system)?;
     let runs = options.runs.unwrap_or(experiment.runs);
     let report = (experiment.run)(options, runs)?;
     println!("{}", table::render(&report));
