@@ -167,9 +167,8 @@ impl Seats {
         &mut self,
         server: &Server<M, A>,
     ) -> Option<(u16, u16, Overlooked)> {
-        let slots = (self.turn + 1..SLOTS).chain(0..=self.turn);
-        let (slot, seat) =
-            slots.filter_map(|slot| Some((slot, self.seats[slot].as_ref()?))).next()?;
+        let mut slots = (self.turn + 1..SLOTS).chain(0..=self.turn);
+        let (slot, seat) = slots.find_map(|slot| Some((slot, self.seats[slot].as_ref()?)))?;
         let overlooked = match &seat.channel {
             Channel::Guest(ring) => server.overlooked(seat.client, ring),
             Channel::Service(ring) => server.overlooked(seat.client, ring),

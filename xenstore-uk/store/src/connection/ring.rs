@@ -42,6 +42,11 @@ impl<P: SharedMemory> Ring<P> {
         filled(self.client().load_u32(layout::REQUEST_PRODUCER), consumer)
     }
 
+    /// Whether there are requests from stream position `consumer` on.
+    pub(crate) fn has_requests(&self, consumer: u32) -> bool {
+        self.requests(consumer).is_ok_and(|len| len > 0)
+    }
+
     /// Bytes free for responses behind stream position `producer`.
     pub(crate) fn room(&self, producer: u32) -> Result<usize, RingError> {
         let filled = filled(producer, self.client().load_u32(layout::RESPONSE_CONSUMER))?;

@@ -122,7 +122,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         };
         let state = &connection.state;
         let is_open = state.phase == Phase::Open || state.phase == Phase::Replying;
-        let request = ring.requests(state.consumed()).is_ok_and(|len| len > 0);
+        let request = ring.has_requests(state.consumed());
         let response = ring.room(state.produced).is_ok_and(|room| room < layout::RING_LEN);
         Overlooked { request: is_open && request, response: is_open && response }
     }
@@ -168,7 +168,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
             return false;
         };
         let state = &connection.state;
-        let has_input = ring.requests(state.consumed()).is_ok_and(|len| len > 0);
+        let has_input = ring.has_requests(state.consumed());
         let has_output = connection.has_events() || connection.rebuild.is_some();
         state.phase == Phase::Open && state.sending == Sending::Nothing && (has_input || has_output)
     }
