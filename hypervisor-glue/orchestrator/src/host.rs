@@ -121,6 +121,7 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
                 Route::Keyboard => self.keyboard = true,
             }
         }
+        self.take_late_kicks();
         self.watch();
         self.take_up();
         self.compare_replicas();
@@ -180,6 +181,21 @@ impl<C: Control, F: SharedMemory + Copy> Host<'_, C, F> {
         for unit in 0..self.units.len() {
             self.hand(unit, ids::DOMAINS);
         }
+    }
+
+    /// Takes what a unit on another CPU pushed while its earlier kicks were taken: for that it rang
+    /// no bell.
+    fn take_late_kicks(&mut self) {
+        for unit in 0..self.units.len() {
+            if self.units[unit].kicks_ready() > 0 {
+                self.take_kicks(unit);
+            }
+        }
+    }
+
+    /// Whether a unit has kicks that no bell may announce: this is no time to sleep.
+    pub fn has_late_kicks(&self) -> bool {
+        self.units.iter().any(|unit| unit.kicks_ready() > 0)
     }
 
     /// Passes on what a unit has for others.

@@ -65,7 +65,10 @@ pub struct Orchestrator<'a, C: Control, F: SharedMemory + Copy> {
 impl<C: Control, F: SharedMemory + Copy> Orchestrator<'_, C, F> {
     /// One turn.
     pub fn turn(&mut self) -> Next {
-        let next = self.work();
+        let mut next = self.work();
+        if next == Next::Sleep && self.host.has_late_kicks() {
+            next = Next::Again;
+        }
         // A fault comes last: it takes effect as soon as the unit gets the CPU.
         if next == Next::Again || next == Next::Sleep {
             self.inject();

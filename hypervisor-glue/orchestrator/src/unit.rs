@@ -222,7 +222,8 @@ impl<F: SharedMemory + Copy> Unit<F> {
         self.from_unit.pop()
     }
 
-    /// How many kicks to take in this round.
+    /// How many kicks to take in this round. Ask once more before sleeping: a kick that came while
+    /// earlier ones were unread rang no bell.
     pub fn kicks_ready(&self) -> usize {
         self.from_unit.ready()
     }

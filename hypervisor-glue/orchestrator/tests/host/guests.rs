@@ -60,6 +60,22 @@ pub fn is_relayed(host: &mut Fake<'_>, services: &mut [Service; UNITS], guest: G
     std::iter::from_fn(|| xen.next_event()).any(|port| port == Port(1))
 }
 
+/// On another CPU a unit pushes a kick while its former one is read, and rings no bell for it.
+#[test]
+fn a_kick_that_comes_while_others_are_read_is_not_left_behind() {
+    let mut world = World::new();
+    world.boot(|host, services| {
+        run_guest(host, services, GUEST);
+        let xen = host.host.xen.machine().domain(GUEST.into());
+        let slot = host.host.slots.find(GUEST.into()).expect("it has a slot") as u16;
+        services[host.host.store].kick_silently(slot);
+        assert!(host.host.has_late_kicks(), "it must not go to sleep");
+        settle(host, services);
+        assert!(!host.host.has_late_kicks());
+        assert_eq!(xen.next_event(), Some(Port(1)));
+    });
+}
+
 #[test]
 fn a_guests_request_reaches_the_store_and_the_answer_the_guest() {
     let mut world = World::new();

@@ -294,10 +294,15 @@ impl Service {
 
     /// Passes `id` to the orchestrator.
     pub fn kick(&self, id: u16) {
+        self.kick_silently(id);
+        self.ring();
+    }
+
+    /// Passes `id` to the orchestrator without the bell, as one does that saw earlier kicks unread.
+    pub fn kick_silently(&self, id: u16) {
         let theirs = fabric::control::kicks(self.regions.control);
         let mut outbox = KickWriter::<_, _, { ids::COUNT }>::new(self.regions.kicks, theirs);
         outbox.push(id);
-        self.ring();
     }
 
     fn ring(&self) {
