@@ -74,7 +74,7 @@ pub const VIRTUAL: Way = Way { cpus: 1, clock: Clock::Virtual, name: "virtual-sm
 pub const REAL: Way = Way { cpus: 2, clock: Clock::Real, name: "real-smp2" };
 
 /// The boots.
-pub const BOOTS: [Boot; 6] = [
+pub const BOOTS: [Boot; 7] = [
     Boot {
         name: "runtime-trials",
         initial: "glue-orchestrator",
@@ -158,6 +158,31 @@ pub const BOOTS: [Boot; 6] = [
             Expect::Line("test-xenstore: 12 passed, 0 failed, exit 0"),
             Expect::Line("xenstore tools: * answers, 0 wrong"),
             Expect::Line("GUEST_DONE work=run exit=0"),
+            Expect::Type("Py"),
+        ],
+        end: End::With(Outcome::Passed),
+        // Others work on the machine, too.
+        patience_s: 400,
+    },
+    Boot {
+        name: "storm",
+        initial: "orchestrator",
+        system: None,
+        module: None,
+        // Whoever waits for a bell that nobody rings waits longer than the limits.
+        work: Some(
+            "script:--seed,7,--clients,3,--requests,6000,--forgive-doomed,1,--reply-limit-s,20,\
+             --event-limit-s,20",
+        ),
+        has_faults: false,
+        // A hang is seen after seconds on the real clock: one of each that is seen at once.
+        arguments: &["inject=unit:store;kinds:crash-undefined+crash-wild-jump+crash-shutdown;\
+                      count:12;seed:3;gap_us:500000;after:300"],
+        // What units do at the same time on two CPUs, and how they come back meanwhile.
+        ways: &[REAL],
+        expect: &[
+            Expect::Repaired(12),
+            Expect::Line("GUEST_DONE work=script exit=0"),
             Expect::Type("Py"),
         ],
         end: End::With(Outcome::Passed),
