@@ -17,6 +17,9 @@ pub enum Clock {
 /// A Linux guest dies on this emulation with SMAP (as PV) or RDTSCP (as PVH).
 pub const CPU: &str = "max,-smap,-rdtscp";
 
+/// Each of several CPUs; [`emulation`] says why it is another one.
+const CPU_OF_SEVERAL: &str = "max,-smap,-rdtscp,-xsave";
+
 /// Memory that a host with two Linux guests needs.
 const DEFAULT_MEMORY_MIB: u32 = 768;
 
@@ -75,12 +78,14 @@ const COMMON_ARGS: [&str; 12] = [
 ///   not told to turn, and what else stops it is an interrupt, which is taken first.
 /// - With XSAVE, seven of eleven guests that computed for 45 s had a program end by a corrupted
 ///   heap or a wild pointer; without it none of eight. Which instruction errs is not known.
-const fn emulation(cpus: u32) -> [&'static str; 4] {
-    if cpus > 1 {
-        ["-accel", "tcg,thread=multi", "-cpu", "max,-smap,-rdtscp,-xsave"]
-    } else {
-        ["-accel", "tcg,thread=single", "-cpu", CPU]
-    }
+///
+/// The virtual clock knows only one thread.
+fn emulation(cpus: u32, clock: Clock) -> [&'static str; 4] {
+    let threads = match clock {
+        Clock::Real if cpus > 1 => "tcg,thread=multi",
+        Clock::Real | Clock::Virtual => "tcg,thread=single",
+    };
+    ["-accel", threads, "-cpu", if cpus > 1 { CPU_OF_SEVERAL } else { CPU }]
 }
 
 /// Where a server outside sends everything back.
@@ -176,7 +181,7 @@ impl Machine {
     pub fn arguments(&self) -> Vec<OsString> {
         let mut out: Vec<OsString> = COMMON_ARGS.iter().map(OsString::from).collect();
         let mut add = |words: &[&str]| out.extend(words.iter().map(OsString::from));
-        add(&emulation(self.cpus));
+        add(&emulation(self.cpus, self.clock));
         add(&["-m", &self.memory_mib.to_string(), "-smp", &self.cpus.to_string()]);
         if self.clock == Clock::Virtual {
             add(&VIRTUAL_ARGS);
@@ -238,7 +243,7 @@ const BARE_MEMORY_MIB: &str = "128";
 /// QEMU's arguments for a unikernel on a bare machine, without Xen: it then tests itself.
 pub fn bare_arguments(unikernel: &Path) -> Vec<OsString> {
     let mut out: Vec<OsString> = COMMON_ARGS.iter().map(OsString::from).collect();
-    out.extend(emulation(1).map(OsString::from));
+    out.extend(emulation(1, Clock::Real).map(OsString::from));
     out.extend(["-m".into(), BARE_MEMORY_MIB.into(), "-kernel".into(), unikernel.into()]);
     out
 }
@@ -268,8 +273,11 @@ mod tests {
         machine.archive = Some("/x/a.bin".into());
         assert!(!text(&machine).contains("icount"));
         assert!(text(&machine).contains("-initrd /x/o.elf once fault=a,,b,/x/a.bin"));
+        machine.cpus = 2;
+        assert!(text(&machine).contains("thread=multi"));
         machine.clock = Clock::Virtual;
         assert!(text(&machine).contains("shift=0,sleep=off"));
+        assert!(text(&machine).contains("thread=single"));
         machine.orchestrator = None;
         assert!(!text(&machine).contains("-initrd"));
     }
