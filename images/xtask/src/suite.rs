@@ -175,7 +175,7 @@ pub const BOOTS: [Boot; 7] = [
              --event-limit-s,20",
         ),
         has_faults: false,
-        // A hang is seen after seconds on the real clock: one of each that is seen at once.
+        // Kinds that are seen at once: a hang takes seconds on the real clock.
         arguments: &["inject=unit:store;kinds:crash-undefined+crash-wild-jump+crash-shutdown;\
                       count:12;seed:3;gap_us:500000;after:300"],
         // What units do at the same time on two CPUs, and how they come back meanwhile.

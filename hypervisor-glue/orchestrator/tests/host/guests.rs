@@ -76,6 +76,22 @@ fn a_kick_that_comes_while_others_are_read_is_not_left_behind() {
     });
 }
 
+/// Nor does a damaged index, which nobody announces either, keep the orchestrator awake.
+#[test]
+fn a_wild_kick_ring_costs_one_look_and_no_more() {
+    let mut world = World::new();
+    world.boot(|host, services| {
+        run_guest(host, services, GUEST);
+        for wild in [u64::MAX, 1 << 40, 0] {
+            services[host.host.store].break_kicks(wild);
+            assert!(host.host.has_late_kicks());
+            settle(host, services);
+            assert!(!host.host.has_late_kicks());
+            assert!(is_relayed(host, services, GUEST));
+        }
+    });
+}
+
 #[test]
 fn a_guests_request_reaches_the_store_and_the_answer_the_guest() {
     let mut world = World::new();

@@ -12,7 +12,7 @@ use fabric::health::{Digest, HealthWriter, Panic, State};
 use fabric::kick::{Kick, KickReader, KickWriter};
 use fabric::message::{MESSAGE_MAX, MessageId, MessageReader, MessageWriter};
 use fabric::view::{Party, RegionKind};
-use fabric::{Epoch, Part};
+use fabric::{Epoch, Part, SharedMemory};
 use fake_xen::{FakeFabric, FakeXen, Machine, VcpuState};
 use orchestrator::attachment::Attachment;
 use orchestrator::evidence::Kept;
@@ -303,6 +303,11 @@ impl Service {
         let theirs = fabric::control::kicks(self.regions.control);
         let mut outbox = KickWriter::<_, _, { ids::COUNT }>::new(self.regions.kicks, theirs);
         outbox.push(id);
+    }
+
+    /// Damages the index of its half of the kick rings.
+    pub fn break_kicks(&self, prod: u64) {
+        self.regions.kicks.store_u64(fabric::kick::PROD, prod);
     }
 
     fn ring(&self) {
