@@ -22,11 +22,20 @@ impl<M: SharedMemory> Part<M> {
         Self { memory, offset, len }
     }
 
+    #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> usize {
-        let fits = offset.checked_add(len).is_some_and(|end| end <= self.len);
-        assert!(fits, "access {offset}+{len} in a part of {} bytes", self.len);
+        if len > self.len || offset > self.len - len {
+            outside(offset, len, self.len);
+        }
         self.offset + offset
     }
+}
+
+/// Apart: what it takes to make the message would cost each access.
+#[cold]
+#[inline(never)]
+fn outside(offset: usize, len: usize, all: usize) -> ! {
+    panic!("access {offset}+{len} in a part of {all} bytes")
 }
 
 impl<M: SharedMemory> SharedMemory for Part<M> {

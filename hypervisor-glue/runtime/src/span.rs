@@ -36,16 +36,34 @@ impl Span {
     }
 
     /// The address of `offset`, with `len` bytes of the range behind it.
+    #[inline(always)]
     fn at(&self, offset: usize, len: usize) -> *mut u8 {
-        let end = offset.checked_add(len);
-        assert!(end.is_some_and(|end| end <= self.len), "{len} bytes at {offset}: out of range");
+        if len > self.len || offset > self.len - len {
+            out_of_range(offset, len);
+        }
         self.base.wrapping_add(offset)
     }
 
+    #[inline(always)]
     fn word(&self, offset: usize, len: usize) -> *mut u8 {
-        assert!(offset.is_multiple_of(len), "word at unaligned offset {offset}");
+        if !offset.is_multiple_of(len) {
+            unaligned(offset);
+        }
         self.at(offset, len)
     }
+}
+
+/// Apart, as are all messages of such checks: what it takes to make them would cost each access.
+#[cold]
+#[inline(never)]
+fn out_of_range(offset: usize, len: usize) -> ! {
+    panic!("{len} bytes at {offset}: out of range")
+}
+
+#[cold]
+#[inline(never)]
+fn unaligned(offset: usize) -> ! {
+    panic!("word at unaligned offset {offset}")
 }
 
 /// Copies by string instructions: to the compiler an opaque access, as volatile as it must be,
