@@ -193,16 +193,41 @@ pub struct ViewPage {
     pub access: Access,
 }
 
+/// First page of a region in the view of each party that sees it; in the orchestrator's, the whole
+/// fabric is.
+pub type FirstPages = [u32; PARTIES_MAX];
+
+/// The first pages of the region at `index`.
+pub const fn first_pages(regions: &[Region], index: usize) -> FirstPages {
+    let mut first = [0; PARTIES_MAX];
+    let mut party = 0;
+    while party < PARTIES_MAX {
+        let mut before = 0;
+        while before < index {
+            if access(&regions[before], Party(party as u8)).is_some() {
+                first[party] += regions[before].pages;
+            }
+            before += 1;
+        }
+        party += 1;
+    }
+    first
+}
+
 /// The regions of a system, in their order.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout<'a> {
     regions: &'a [Region],
+    /// Worked out beforehand: a life that begins asks for a score of regions.
+    first_pages: &'a [FirstPages],
 }
 
 impl<'a> Layout<'a> {
-    /// The layout of these regions.
-    pub const fn new(regions: &'a [Region]) -> Self {
-        Self { regions }
+    /// The layout of these regions, with the [`first_pages`] of each. Panics if there are not as
+    /// many.
+    pub const fn new(regions: &'a [Region], first_pages: &'a [FirstPages]) -> Self {
+        assert!(regions.len() == first_pages.len(), "each region has its first pages");
+        Self { regions, first_pages }
     }
 
     /// Bytes of the largest region of slots.
@@ -231,18 +256,8 @@ impl<'a> Layout<'a> {
 
     /// The regions that `party` sees, in the order of its view.
     pub fn view(&self, party: Party) -> impl Iterator<Item = Seen> + use<'a> {
-        let (mut fabric_page, mut view_page) = (0, 0);
-        self.regions.iter().filter_map(move |region| {
-            let seen = access(region, party).map(|access| Seen {
-                region: *region,
-                fabric_page,
-                view_page,
-                access,
-            });
-            fabric_page += region.pages;
-            view_page += seen.map_or(0, |_| region.pages);
-            seen
-        })
+        let regions = self.regions.iter().zip(self.first_pages);
+        regions.filter_map(move |(region, first)| see(region, first, party))
     }
 
     /// Pages of the view of `party`.
@@ -252,7 +267,10 @@ impl<'a> Layout<'a> {
 
     /// The region `kind` of `subject` as `party` sees it; `None` if there is none for its eyes.
     pub fn find(&self, party: Party, kind: RegionKind, subject: Party) -> Option<Seen> {
-        self.view(party).find(|seen| seen.region.kind == kind && seen.region.subject == subject)
+        let mut regions = self.regions.iter().zip(self.first_pages);
+        let is_it = |region: &Region| region.kind == kind && region.subject == subject;
+        let (region, first) = regions.find(|(region, _)| is_it(region))?;
+        see(region, first, party)
     }
 
     /// The pages that `unit` maps, in order, with their grant references.
@@ -284,12 +302,18 @@ impl<'a> Layout<'a> {
     }
 }
 
-fn access(region: &Region, party: Party) -> Option<Access> {
-    if region.writer == party {
+const fn access(region: &Region, party: Party) -> Option<Access> {
+    if region.writer.0 == party.0 {
         return Some(Access::ReadWrite);
     }
-    let may_read = party == Party::ORCHESTRATOR || region.readers.has(party);
-    may_read.then_some(Access::ReadOnly)
+    let may_read = party.0 == Party::ORCHESTRATOR.0 || region.readers.has(party);
+    if may_read { Some(Access::ReadOnly) } else { None }
+}
+
+/// A region as a party sees it, if it does.
+fn see(region: &Region, first: &FirstPages, party: Party) -> Option<Seen> {
+    let [fabric_page, view_page] = [Party::ORCHESTRATOR, party].map(|by| first[usize::from(by.0)]);
+    access(region, party).map(|access| Seen { region: *region, fabric_page, view_page, access })
 }
 
 #[cfg(test)]
@@ -304,6 +328,10 @@ mod tests {
     const fn region(kind: RegionKind, subject: Party, writer: Party, pages: u32) -> Region {
         let readers = Parties::NONE.with(subject);
         Region { kind, subject, writer, readers, pages }
+    }
+
+    fn firsts(regions: &[Region]) -> Vec<FirstPages> {
+        (0..regions.len()).map(|index| first_pages(regions, index)).collect()
     }
 
     static REGIONS: [Region; 5] = [
@@ -322,7 +350,8 @@ mod tests {
 
     #[test]
     fn golden() {
-        let layout = Layout::new(&REGIONS);
+        let first = firsts(&REGIONS);
+        let layout = Layout::new(&REGIONS, &first);
         assert_eq!(layout.pages(), 9);
         let store: Vec<_> = layout
             .grants(STORE)
@@ -362,7 +391,8 @@ mod tests {
         /// One writer per page, no reference given twice, views without gaps.
         #[test]
         fn views_fit_together(regions in prop::collection::vec(any_region(), 0..12)) {
-            let layout = Layout::new(&regions);
+            let first = firsts(&regions);
+            let layout = Layout::new(&regions, &first);
             let mut references = BTreeSet::new();
             let mut writers = BTreeSet::new();
             for unit in 0..3 {

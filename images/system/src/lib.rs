@@ -6,7 +6,9 @@
 #![cfg_attr(not(any(test, feature = "host")), no_std)]
 #![forbid(unsafe_code)]
 
-use fabric::view::{Layout, Parties, Party, Region, RegionKind};
+use fabric::view::{
+    FirstPages, Layout, PARTIES_MAX, Parties, Party, Region, RegionKind, first_pages,
+};
 use recovery::Policy;
 
 #[cfg(any(test, feature = "host"))]
@@ -124,7 +126,17 @@ pub struct Guest {
 include!(concat!(env!("OUT_DIR"), "/system.rs"));
 
 /// The layout of the fabric.
-pub const LAYOUT: Layout<'static> = Layout::new(SYSTEM_TABLE.regions);
+pub const LAYOUT: Layout<'static> = Layout::new(SYSTEM_TABLE.regions, &FIRST_PAGES);
+
+static FIRST_PAGES: [FirstPages; SYSTEM_TABLE.regions.len()] = {
+    let mut pages = [[0; PARTIES_MAX]; SYSTEM_TABLE.regions.len()];
+    let mut index = 0;
+    while index < pages.len() {
+        pages[index] = first_pages(SYSTEM_TABLE.regions, index);
+        index += 1;
+    }
+    pages
+};
 
 /// Pages of the fabric.
 pub const FABRIC_PAGES: usize = LAYOUT.pages() as usize;
