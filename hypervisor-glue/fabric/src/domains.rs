@@ -162,10 +162,24 @@ impl<M: SharedMemory> DomainsReader<M> {
         self.page.read(ENTRIES, &mut bytes);
         (0..SLOTS).map(move |slot| {
             let words = bytes[slot * ENTRY..(slot + 1) * ENTRY].as_chunks::<8>().0;
-            let found = decode(u64::from_le_bytes(words[0]), u64::from_le_bytes(words[1]));
-            // Whatever is wrong with it may be wrong with the copy only.
-            (slot, found.or_else(|_| self.get(slot)))
+            let [word, life] = [words[0], words[1]].map(u64::from_le_bytes);
+            // Most slots are empty, and a life that begins looks at them all.
+            (
+                slot,
+                if is_empty(word, life) { Ok(None) } else { self.decode_again(slot, word, life) },
+            )
         })
+    }
+
+    /// What a copy of the words says; whatever is wrong with it may be wrong with the copy only.
+    #[inline(never)]
+    fn decode_again(
+        &self,
+        slot: usize,
+        word: u64,
+        life: u64,
+    ) -> Result<Option<Domain>, DomainsError> {
+        decode(word, life).or_else(|_| self.get(slot))
     }
 
     /// What a damaged entry still says, for repairing it: the domid as it stands there, which may
@@ -187,6 +201,17 @@ fn pack(domain: &Domain) -> u64 {
         | (domain.kind as u64) << 16
         | (domain.state as u64) << 20
         | u64::from(domain.shutdown_code) << 24
+}
+
+/// In what the two words of an empty slot differ: their salts.
+const EMPTY_WORDS_APART: u64 = ((ENTRY_SALT ^ LIFE_SALT) as u64) << checked::VALUE_BITS;
+
+/// Whether these are the words of an empty slot.
+#[inline(always)]
+fn is_empty(word: u64, life: u64) -> bool {
+    word as u32 == 0
+        && word ^ life == EMPTY_WORDS_APART
+        && checked::decode(word, ENTRY_SALT).is_some()
 }
 
 fn decode(word: u64, life: u64) -> Result<Option<Domain>, DomainsError> {

@@ -82,23 +82,21 @@ impl Seats {
             return false;
         };
         let Some(slot) = unit.store_slot else { return false };
-        let stores = system::SYSTEM.all_with_role(system::Role::XenStore).zip(0..);
         let page = |replica| self.view.of(RegionKind::StoreServer(replica), Party::unit(index));
-        let taken_over = |page: &Fabric| page.load_u64(ring::TAKEN_OVER);
-        let mut own = page(0);
-        let mut latest = own;
-        for (store, replica) in stores {
-            let page = page(replica);
-            if taken_over(&page) > taken_over(&latest) {
-                latest = page;
-            }
-            if store == self.view.unit() {
-                own = page;
-            }
+        let taken_over = |replica| page(replica).load_u64(ring::TAKEN_OVER);
+        let mut stores = system::SYSTEM.all_with_role(system::Role::XenStore).zip(0..);
+        let replicas = stores.clone().map(|(_, replica)| replica);
+        let Some((_, ours)) = stores.find(|(store, _)| *store == self.view.unit()) else {
+            return false;
+        };
+        let latest = replicas.max_by_key(|replica| (taken_over(*replica), *replica == ours));
+        let own = page(ours);
+        // One that is its own successor has all of it.
+        if let Some(latest) = latest.filter(|latest| *latest != ours) {
+            let mut bytes = [0; ring::TAKEN_OVER];
+            page(latest).read(0, &mut bytes);
+            own.write(0, &bytes);
         }
-        let mut bytes = [0; ring::TAKEN_OVER];
-        latest.read(0, &mut bytes);
-        own.write(0, &bytes);
         own.store_u64(ring::TAKEN_OVER, relay);
         let client_page = self.view.of(RegionKind::StoreClient, Party::unit(index));
         let channel = Channel::Service(Ring::Pair { client: client_page, server: own });
@@ -283,10 +281,11 @@ impl Seats {
 
     /// The slot of a domain that lives.
     fn slot_of(&self, domid: u16) -> Option<usize> {
-        let is_it = |domain: Domain| domain.domid == domid && lives(&domain);
-        let mut entries = self.table.entries().skip(1);
-        entries
-            .find_map(|(slot, domain)| domain.ok().flatten().filter(|d| is_it(*d)).and(Some(slot)))
+        let is_it = |domain: &Domain| domain.domid == domid && lives(domain);
+        let is_on = |slot| self.table.get(slot).is_ok_and(|found| found.is_some_and(|d| is_it(&d)));
+        // Where it was when all were looked at; it may be there no more, or have come since.
+        let seen = self.seen.iter().position(|seen| seen.is_some_and(|seen| is_it(&seen)));
+        seen.filter(|slot| is_on(*slot)).or_else(|| (1..SLOTS).find(|slot| is_on(*slot)))
     }
 }
 
