@@ -92,14 +92,27 @@ fn factor(at: usize) -> u64 {
     GOLDEN.wrapping_mul(at as u64 / 4 + 1)
 }
 
-/// How much more the next double word counts.
-const FACTOR_STEP: u64 = GOLDEN.wrapping_mul(2);
+/// What the double words from `at` on count in the sum. Running sums, as Fletcher's, in place of a
+/// product for each word: that of a life's first read is waited for.
+#[inline(always)]
+fn sum_of(at: usize, words: &[[u8; 8]]) -> u64 {
+    // In `weighted`, the last word counts once, the one before it twice and so on.
+    let (mut plain, mut weighted) = (0u64, 0u64);
+    for word in words {
+        plain = plain.wrapping_add(u64::from_le_bytes(*word));
+        weighted = weighted.wrapping_add(plain);
+    }
+    // A word that has `i` others before it is to count as often as the first one does, and 2 i
+    // times more.
+    let all = (at as u64 / 4 + 1).wrapping_add(2 * words.len() as u64);
+    GOLDEN.wrapping_mul(plain.wrapping_mul(all).wrapping_sub(weighted.wrapping_mul(2)))
+}
 
 /// The golden ratio's fraction in 64 bits; odd.
 const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// Bytes read at once: whole entries, whole double words.
-const CHUNK_LEN: usize = 32 * ENTRY_LEN;
+const CHUNK_LEN: usize = 64 * ENTRY_LEN;
 
 /// Bytes of what is known of a slot.
 const LINK_LEN: usize = 4;
@@ -146,11 +159,11 @@ impl Entry {
         self.kind == NODE
     }
 
-    /// Where it hangs, if it is a node.
+    /// Where it hangs, if it is a node; of another record, anything.
     #[inline(always)]
     pub fn kin(&self) -> Kin {
         let Self { first_child: first, next, tag, .. } = *self;
-        if self.is_node() { Kin { first, next, tag } } else { Kin::NONE }
+        Kin { first, next, tag }
     }
 
     /// What is known of a watch; `None` if it is none.
@@ -380,14 +393,11 @@ impl<M: SharedMemory> Index<M> {
     #[inline(always)]
     fn each_chunk(&mut self, begin: usize, end: usize, mut look: impl FnMut(&[u8])) {
         let mut bytes = [0; CHUNK_LEN];
-        let (mut sum, mut factor) = (self.sum, factor(begin));
+        let mut sum = self.sum;
         for at in (begin..end).step_by(CHUNK_LEN) {
             let bytes = &mut bytes[..(end - at).min(CHUNK_LEN)];
             self.memory.read(at, bytes);
-            for word in bytes.as_chunks().0 {
-                sum = sum.wrapping_add(u64::from_le_bytes(*word).wrapping_mul(factor));
-                factor = factor.wrapping_add(FACTOR_STEP);
-            }
+            sum = sum.wrapping_add(sum_of(at, bytes.as_chunks().0));
             look(bytes);
         }
         self.sum = sum;

@@ -7,7 +7,7 @@ use fabric::SharedMemory;
 use crate::effects::Kind;
 use crate::persist::SLOT_LEN;
 use crate::persist::index::{Change, Entry, FREE, Index, Summary, link_of};
-use crate::persist::lazy::Unloaded;
+use crate::persist::lazy::{Kin, Unloaded};
 use crate::persist::owned::Owned;
 use crate::persist::reload::{LoadReport, Loaded, LoadedNodes, newest_header, word};
 use crate::persist::slots::{Chain, NONE, SlotStore, slot_at};
@@ -145,20 +145,24 @@ impl<M: SharedMemory> SlotStore<M> {
 
     /// Finds which slots go on after which; answers those that are free and hold something.
     fn link_slots(&mut self, used: u32, index: &mut Index<M>) -> Vec<u32> {
-        self.next = Vec::with_capacity(used as usize);
+        let Self { memory, next, free, .. } = self;
+        *next = Vec::with_capacity(used as usize);
+        // Room for all of them: a list that grows is copied again and again.
+        *free = Vec::with_capacity(used as usize);
         let mut left = Vec::new();
         index.each_links(used, |some| {
-            let first = self.next.len() as u32;
-            let links = some.iter().map(link_of);
-            self.next.extend(links.clone().map(|link| if link == FREE { NONE } else { link }));
-            for (slot, link) in (first..).zip(links) {
-                if link == FREE {
-                    self.free.push(slot);
-                    if self.memory.load_u64(slot_at(slot)) != 0 {
-                        left.push(slot);
-                    }
+            let slots = next.len() as u32..;
+            next.extend(slots.zip(some).map(|(slot, link)| {
+                let link = link_of(link);
+                if link != FREE {
+                    return link;
                 }
-            }
+                free.push(slot);
+                if memory.load_u64(slot_at(slot)) != 0 {
+                    left.push(slot);
+                }
+                NONE
+            }));
         });
         left
     }
@@ -198,7 +202,11 @@ impl<M: SharedMemory> SlotStore<M> {
                 if entry.is_node() {
                     left += u32::from(entry.first_child != NONE);
                     owned.add(entry.owner, entry.memory);
-                } else if let Some(sketch) = entry.sketch() {
+                    continue;
+                }
+                // The record may be a new node's one day.
+                kin[record as usize] = Kin::NONE;
+                if let Some(sketch) = entry.sketch() {
                     watches.push((record, sketch));
                 } else if let Some(kind) = entry.kind() {
                     others.push((kind, record, Vec::new()));

@@ -18,7 +18,7 @@ use crate::state::NODE_HEAD_LEN;
 /// The directories whose children have not been made.
 #[derive(Debug)]
 pub(crate) struct Unloaded {
-    /// What is known of each record.
+    /// What is known of each node, by its record.
     kin: Vec<Kin>,
     /// Whether the names' tags are.
     is_tagged: bool,
@@ -32,7 +32,7 @@ pub(crate) struct Unloaded {
     pub wide: Vec<Wide>,
 }
 
-/// Where a record hangs.
+/// Where a node hangs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Kin {
     /// Its first child; [`NONE`] once they are made.

@@ -12,43 +12,48 @@ type Count = (u32, u64);
 /// Counts nodes by owner.
 #[derive(Debug)]
 pub(super) struct Owned {
-    /// Nodes of all owners.
-    pub total: u32,
-    places: [(u16, Count); PLACES],
+    places: [Place; PLACES],
     others: BTreeMap<u16, Count>,
+}
+
+/// The nodes of one owner.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    bytes: u64,
+    nodes: u32,
+    owner: u16,
 }
 
 impl Owned {
     /// No nodes.
     pub fn new() -> Self {
-        Self { total: 0, places: [(0, (0, 0)); PLACES], others: BTreeMap::new() }
+        let empty = Place { bytes: 0, nodes: 0, owner: 0 };
+        Self { places: [empty; PLACES], others: BTreeMap::new() }
     }
 
     /// One more node of this owner, of so many bytes.
     #[inline(always)]
     pub fn add(&mut self, owner: u16, bytes: u32) {
         let place = &mut self.places[usize::from(owner) % PLACES];
-        if place.0 != owner {
-            let (other, count) = core::mem::replace(place, (owner, (0, 0)));
-            put_aside(&mut self.others, other, count);
+        if place.owner != owner {
+            let other = core::mem::replace(place, Place { bytes: 0, nodes: 0, owner });
+            put_aside(&mut self.others, other);
         }
-        self.total += 1;
-        place.1.0 += 1;
-        place.1.1 += u64::from(bytes);
+        place.nodes += 1;
+        place.bytes += u64::from(bytes);
     }
 
     /// Nodes and bytes of each owner.
     pub fn finish(mut self) -> BTreeMap<u16, Count> {
-        for (owner, count) in self.places.into_iter().filter(|(_, count)| count.0 > 0) {
-            put_aside(&mut self.others, owner, count);
-        }
+        let used = self.places.into_iter().filter(|place| place.nodes > 0);
+        used.for_each(|place| put_aside(&mut self.others, place));
         self.others
     }
 }
 
 /// Adds to what the map says.
 #[cold]
-fn put_aside(others: &mut BTreeMap<u16, Count>, owner: u16, (nodes, bytes): Count) {
+fn put_aside(others: &mut BTreeMap<u16, Count>, Place { bytes, nodes, owner }: Place) {
     if nodes > 0 {
         let sum = others.entry(owner).or_default();
         *sum = (sum.0 + nodes, sum.1 + bytes);
@@ -68,7 +73,6 @@ mod tests {
             }
         }
         owned.add(5, 7);
-        assert_eq!(owned.total, 51);
         let counts: Vec<_> = owned.finish().into_iter().collect();
         let many = (10, 1_045);
         let wanted = [(0, many), (5, (1, 7)), (16, many), (64, many), (80, many), (65_535, many)];

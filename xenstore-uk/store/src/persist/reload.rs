@@ -342,7 +342,7 @@ impl<M: SharedMemory> Scan<M> {
     fn link(&mut self) -> Linked {
         let kin = children_by_parent(&self.nodes);
         let mut found = Owned::new();
-        let (mut digest, mut left) = (0u64, 0);
+        let (mut digest, mut nodes, mut left) = (0u64, 0, 0);
         let mut reached = alloc::vec![false; self.nodes.len()];
         let mut waiting = Vec::from([ROOT_RECORD]);
         while let Some(record) = waiting.pop() {
@@ -350,6 +350,7 @@ impl<M: SharedMemory> Scan<M> {
             let node = self.nodes[index];
             reached[index] = true;
             digest = digest.wrapping_add(spread(node.sum));
+            nodes += 1;
             found.add(node.owner, node.memory);
             let mut child = kin[index].first;
             left += u32::from(child != NONE);
@@ -364,7 +365,7 @@ impl<M: SharedMemory> Scan<M> {
                 self.discard(index);
             }
         }
-        self.report.nodes = found.total;
+        self.report.nodes = nodes;
         let unloaded = Unloaded::new(kin, left, self.store.committed);
         Linked { unloaded, found, digest }
     }
@@ -380,10 +381,9 @@ impl<M: SharedMemory> Scan<M> {
             root.sum = root.compute_sum(ROOT_HASH);
             digest = digest.wrapping_sub(spread(NO_NODE.sum)).wrapping_add(spread(root.sum));
             found.add(root.owner(), root.memory() as u32);
-            found.total -= 1;
             Rc::new(root)
         });
-        let tree = Tree::from_root(root, digest, found.total, self.store.key);
+        let tree = Tree::from_root(root, digest, self.report.nodes, self.store.key);
         LoadedNodes { tree, unloaded, owned: found.finish() }
     }
 }
