@@ -42,6 +42,7 @@ pub struct Seats {
     table: DomainsReader<Fabric>,
     generation: u64,
     seen: Vec<Option<Domain>>,
+    /// Up to the highest slot that was ever taken.
     seats: Vec<Option<Seat>>,
     /// The slot that was looked at last although nobody had kicked it.
     turn: usize,
@@ -61,7 +62,7 @@ impl Seats {
             table: DomainsReader::new(table),
             generation: u64::MAX,
             seen: vec![None; SLOTS],
-            seats: core::iter::repeat_with(|| None).take(SLOTS).collect(),
+            seats: Vec::with_capacity(SLOTS),
             turn: 0,
             is_changing: false,
             view: *view,
@@ -118,17 +119,26 @@ impl Seats {
     /// mapped there goes first: it may be another life's.
     fn seat(&mut self, slot: usize, take: impl FnOnce(&Hypervisor) -> Option<Seat>) -> bool {
         self.is_changing = true;
+        if slot >= self.seats.len() {
+            self.seats.resize_with(slot + 1, || None);
+        }
         self.seats[slot] = None;
         self.seats[slot] = take(&self.xen);
         self.is_changing = false;
-        self.seats[slot].is_some()
+        self.on(slot).is_some()
+    }
+
+    /// The seat on a slot.
+    fn on(&self, slot: usize) -> Option<&Seat> {
+        self.seats.get(slot)?.as_ref()
     }
 
     /// The guest that lives on a slot and has no seat: its ring could not be mapped.
     pub fn without_seat(&self, slot: u16) -> Option<u16> {
-        let is_free = self.seats.get(usize::from(slot)).is_some_and(Option::is_none);
-        let domain = self.table.get(usize::from(slot)).ok().flatten();
-        domain.filter(|domain| is_free && lives(domain)).map(|domain| domain.domid)
+        let is_free = |slot: &usize| *slot < SLOTS && self.on(*slot).is_none();
+        let slot = Some(usize::from(slot)).filter(is_free)?;
+        let domain = self.table.get(slot).ok().flatten();
+        domain.filter(lives).map(|domain| domain.domid)
     }
 
     /// Tells the server that a connection's ring is there. Returns the slot to notify, if any.
@@ -166,7 +176,7 @@ impl Seats {
         server: &Server<M, A>,
     ) -> Option<(u16, u16, Overlooked)> {
         let mut slots = (self.turn + 1..SLOTS).chain(0..=self.turn);
-        let (slot, seat) = slots.find_map(|slot| Some((slot, self.seats[slot].as_ref()?)))?;
+        let (slot, seat) = slots.find_map(|slot| Some((slot, self.on(slot)?)))?;
         let overlooked = match &seat.channel {
             Channel::Guest(ring) => server.overlooked(seat.client, ring),
             Channel::Service(ring) => server.overlooked(seat.client, ring),
@@ -195,7 +205,7 @@ impl Seats {
 
     /// The connection on a slot.
     pub fn client_on(&self, slot: u16) -> Option<u16> {
-        Some(self.seats.get(usize::from(slot))?.as_ref()?.client)
+        Some(self.on(usize::from(slot))?.client)
     }
 
     /// The connection that a domain's seat serves.
@@ -231,13 +241,13 @@ impl Seats {
                 self.generation = generation.wrapping_sub(1);
                 continue;
             };
-            if now.is_none() && self.seen[slot].is_none() && self.seats[slot].is_none() {
+            if now.is_none() && self.seen[slot].is_none() && self.on(slot).is_none() {
                 continue;
             }
             let before = core::mem::replace(&mut self.seen[slot], now);
             let gone = before.filter(|before| is_over(before, now.as_ref()));
             let is_over = gone.is_some() || self.is_left_behind(slot, now.as_ref());
-            if is_over && self.seats[slot].is_some() {
+            if is_over && self.on(slot).is_some() {
                 self.seat(slot, |_| None);
             }
             if let Some(gone) = gone {
@@ -267,7 +277,7 @@ impl Seats {
     /// Whether a slot's seat is that of a guest that does not live there: it came and went between
     /// two looks.
     fn is_left_behind(&self, slot: usize, now: Option<&Domain>) -> bool {
-        let Some(Seat { domid, channel: Channel::Guest(_), .. }) = &self.seats[slot] else {
+        let Some(Seat { domid, channel: Channel::Guest(_), .. }) = self.on(slot) else {
             return false;
         };
         !now.is_some_and(|now| now.domid == *domid && lives(now))

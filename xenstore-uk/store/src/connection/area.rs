@@ -192,12 +192,12 @@ impl<'a, A: SharedMemory> Area<'a, A> {
 
     /// The state last written in this life; `None` if both copies are damaged.
     pub fn read_state(&self, life: u64) -> Option<ConnectionState> {
-        let copies = COPIES.into_iter().filter_map(|copy| {
+        // The first copy is written first: where it is intact, the other one is no newer.
+        COPIES.into_iter().find_map(|copy| {
             let mut bytes = [0; STATE_LEN];
             self.memory.read(self.at + copy, &mut bytes);
-            ConnectionState::decode(&bytes, self.key)
-        });
-        copies.filter(|state| state.life == life).max_by_key(|state| state.version)
+            ConnectionState::decode(&bytes, self.key).filter(|state| state.life == life)
+        })
     }
 
     /// Whether both copies of the state are intact.
