@@ -128,4 +128,6 @@ impl Config {
 pub enum Fault {
     /// A node in RAM is not what was written: start again from the slots.
     Node,
+    /// What is remembered of a connection is not what was written: start again from its area.
+    Connection,
 }

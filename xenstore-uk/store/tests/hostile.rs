@@ -3,8 +3,11 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use common::{Guest, Host, TOOL};
-use fabric::SharedMemory;
+use fabric::{HeapMemory, SharedMemory};
+use store::{AREA_LEN, Fault, Ring};
 use wire::ring as layout;
 use wire::{HEADER_LEN, Header, Operation as O};
 
@@ -68,6 +71,101 @@ fn bad_indices() {
         assert_eq!(host.guests[&16].page.load_u32(layout::CONNECTION), layout::CONNECTED);
         assert_eq!(host.read(16, "x"), "1");
     }
+}
+
+/// A page whose producer of requests is wrong at the next looks.
+struct Lying {
+    page: HeapMemory,
+    looks: Cell<u32>,
+}
+
+impl SharedMemory for Lying {
+    fn len(&self) -> usize {
+        self.page.len()
+    }
+
+    fn read(&self, offset: usize, into: &mut [u8]) {
+        self.page.read(offset, into);
+    }
+
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.page.write(offset, from);
+    }
+
+    fn fill(&self, offset: usize, len: usize, value: u8) {
+        self.page.fill(offset, len, value);
+    }
+
+    fn load_u32(&self, offset: usize) -> u32 {
+        let left = self.looks.get();
+        if offset == layout::REQUEST_PRODUCER && left > 0 {
+            self.looks.set(left - 1);
+            return self.page.load_u32(offset).wrapping_add(5_000);
+        }
+        self.page.load_u32(offset)
+    }
+
+    fn store_u32(&self, offset: usize, value: u32) {
+        self.page.store_u32(offset, value);
+    }
+
+    fn load_u64(&self, offset: usize) -> u64 {
+        self.page.load_u64(offset)
+    }
+
+    fn store_u64(&self, offset: usize, value: u64) {
+        self.page.store_u64(offset, value);
+    }
+}
+
+/// Serves guest 16, whose ring is wrong at so many looks.
+fn serve_lying(host: &mut Host, looks: u32) -> store::Progress {
+    let client = host.server.connection_of(16).expect("it is introduced");
+    let page = host.guests[&16].page.clone();
+    host.server.serve(client, &Ring::Page(Lying { page, looks: Cell::new(looks) }), host.now_ns)
+}
+
+/// A register that a fault changes may make an error of what is right: a guest would be cut off
+/// for ever, although nothing is wrong with its ring.
+#[test]
+fn an_error_that_a_second_look_does_not_find_is_forgotten() {
+    let mut host = host_with_guests();
+    host.write(16, "x", "1");
+    for _ in 0..5 {
+        let guest = host.guests.get_mut(&16).expect("a guest");
+        guest.send(O::Read, 0, b"x\0");
+        guest.push();
+        let progress = serve_lying(&mut host, 1);
+        assert!(progress.more && !progress.notify && progress.fault.is_none(), "{progress:?}");
+        host.settle();
+        let reply = host.guests.get_mut(&16).expect("a guest").replies.pop_front();
+        assert_eq!(reply.expect("a reply").text(), "1");
+    }
+    assert_eq!(error_of(&host, 16), 0);
+    // One that is there at both looks is an error at once.
+    let mut other = host_with_guests();
+    assert!(!serve_lying(&mut other, 2).more);
+    assert_eq!(error_of(&other, 16), 2);
+    // So is one that is there again and again, while nothing is asked for.
+    for more in [true, true, false] {
+        assert_eq!(serve_lying(&mut host, 1).more, more);
+    }
+    assert_eq!(error_of(&host, 16), 2);
+}
+
+/// What looks like an error of the client's may be damage in our memory.
+#[test]
+fn no_client_pays_for_what_we_forgot() {
+    let mut host = host_with_guests();
+    let client = host.server.connection_of(16).expect("it is introduced");
+    for copy in [0, 128] {
+        host.areas.fill(usize::from(client) * AREA_LEN + copy, 96, 0x5a);
+    }
+    let guest = host.guests.get_mut(&16).expect("a guest");
+    guest.page.store_u32(layout::REQUEST_CONSUMER, 77);
+    let progress = serve_lying(&mut host, 0);
+    assert_eq!((progress.fault, progress.more), (Some(Fault::Connection), false));
+    assert_eq!(error_of(&host, 16), 0);
 }
 
 #[test]

@@ -7,7 +7,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use fabric::SharedMemory;
 use wire::ring::RingError;
-use wire::{Header, Operation};
+use wire::{HEADER_LEN, Header, Operation};
 
 pub use area::{AREA_LEN, Area, ConnectionState, EVENTS_LEN, Phase, Sending};
 pub use ring::Ring;
@@ -50,6 +50,8 @@ pub(crate) struct Connection {
     pub recovered: bool,
     /// How often the request at hand was begun in former lives.
     pub attempts: u32,
+    /// Errors in a row that a second look at the ring did not find.
+    pub doubts: u8,
     /// Whether it waits in the server's queue.
     pub is_queued: bool,
     /// What the log is to bring before it is served again.
@@ -162,6 +164,33 @@ impl Connection {
             && state.sending == Sending::Nothing
             && matches!(state.phase, Phase::Open);
         is_idle && published == (0, 0) && (state.position, state.produced) != (0, 0)
+    }
+
+    /// The next request's header, of which so many bytes are known: what was taken of it before,
+    /// and what lies in the ring, which holds so many bytes of requests.
+    pub fn header<P: SharedMemory>(
+        &self,
+        ring: &Ring<P>,
+        available: usize,
+    ) -> ([u8; HEADER_LEN], usize) {
+        let mut header = [0; HEADER_LEN];
+        let kept = (self.state.have as usize).min(HEADER_LEN);
+        header[..kept].copy_from_slice(&self.buffer[..kept]);
+        let known = kept + available.min(HEADER_LEN - kept);
+        ring.read(self.state.consumed(), &mut header[kept..known]);
+        (header, known)
+    }
+
+    /// Whether there is an error of the client's in its ring now.
+    pub fn shows_error<P: SharedMemory>(&self, ring: &Ring<P>) -> bool {
+        let (state, published) = (&self.state, ring.published());
+        if published != (state.consumed(), state.produced) && !self.was_emptied(published) {
+            return true;
+        }
+        let Ok(available) = ring.requests(state.consumed()) else { return true };
+        let (header, known) = self.header(ring, available);
+        let is_long = known == HEADER_LEN && Header::parse(&header).payload_len().is_err();
+        is_long || ring.room(state.produced).is_err()
     }
 
     /// After a recovery: brings the ring to what the area says, or what is left of it.

@@ -1,5 +1,6 @@
 //! The server: state, durable slots and connections together.
 
+mod blame;
 mod fairness;
 mod idle;
 mod lazy;

@@ -241,13 +241,9 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         if let Some(header) = self.reply.message().first_chunk() {
             self.note_transaction(client, &Header::parse(header), now_ns);
         }
-        match self.answer(client, ring, len, &mut progress) {
-            Ok(()) => progress.more |= self.has_more(client, ring),
-            Err(error) => {
-                self.give_up(client, ring, error);
-                progress.notify = true;
-            }
-        }
+        let outcome = self.answer(client, ring, len, &mut progress);
+        progress.more |= outcome.is_ok() && self.has_more(client, ring);
+        self.conclude(client, ring, outcome, &mut progress);
         if progress.more {
             self.kick(client);
         }

@@ -50,11 +50,8 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         if is_dead {
             return progress;
         }
-        if let Err(error) = self.serve_open(client, ring, now_ns, &mut progress) {
-            self.give_up(client, ring, error);
-            progress.notify = true;
-            progress.more = false;
-        }
+        let outcome = self.serve_open(client, ring, now_ns, &mut progress);
+        self.conclude(client, ring, outcome, &mut progress);
         if progress.more {
             self.kick(client);
         }
@@ -188,12 +185,7 @@ impl<M: SharedMemory, A: SharedMemory> Server<M, A> {
         let area = Area::new(&self.areas, client, key);
         let available = ring.requests(connection.state.consumed())?;
         let have = connection.state.have as usize;
-        // The header: what was taken of it before, and what lies in the ring.
-        let mut header = [0; HEADER_LEN];
-        let kept = have.min(HEADER_LEN);
-        header[..kept].copy_from_slice(&connection.buffer[..kept]);
-        let known = kept + available.min(HEADER_LEN - kept);
-        ring.read(connection.state.consumed(), &mut header[kept..known]);
+        let (header, known) = connection.header(ring, available);
         let len = if known == HEADER_LEN {
             let payload = Header::parse(&header).payload_len().map_err(|_| RingError::Protocol)?;
             HEADER_LEN + payload
