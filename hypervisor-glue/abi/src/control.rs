@@ -271,6 +271,11 @@ pub trait Control: Xen {
     /// less of its share runs first when it wakes.
     fn set_cpu_weight(&self, id: DomId, weight: u16) -> Result<(), XenError>;
 
+    /// Sets how long a domain runs before one that wakes may take the CPU from it, in microseconds:
+    /// 0, or from 100 on (`XEN_SYSCTL_SCHEDOP_putinfo` of the scheduler credit2; Xen begins with
+    /// 1,000). One that ends or goes to sleep is followed at once.
+    fn set_rate_limit(&self, limit_us: u32) -> Result<(), XenError>;
+
     /// How Xen has scheduled the caller (`VCPUOP_get_runstate_info`).
     fn schedule(&self) -> Schedule;
 }

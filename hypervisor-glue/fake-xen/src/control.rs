@@ -341,6 +341,11 @@ impl Control for FakeXen {
         })
     }
 
+    fn set_rate_limit(&self, limit_us: u32) -> Result<(), XenError> {
+        self.machine.state.borrow_mut().rate_limit_us = limit_us;
+        if (1..100).contains(&limit_us) { Err(XenError::Invalid) } else { Ok(()) }
+    }
+
     fn schedule(&self) -> Schedule {
         self.machine.state.borrow().schedule
     }

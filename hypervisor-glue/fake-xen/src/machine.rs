@@ -161,6 +161,7 @@ pub(crate) struct State {
     pub(crate) now_ns: u64,
     /// Of the initial domain.
     pub(crate) schedule: Schedule,
+    pub(crate) rate_limit_us: u32,
     pub(crate) next_frame: u64,
     pub(crate) domains: BTreeMap<DomId, Domain>,
     pub(crate) mappings: Vec<Mapped>,
@@ -224,6 +225,8 @@ impl Machine {
         let initial = Domain { pauses: 0, running: true, ..Domain::new(what) };
         let mut state = machine.state.borrow_mut();
         state.domains.insert(DomId::ORCHESTRATOR, initial);
+        // Xen's default.
+        state.rate_limit_us = 1_000;
         // Frames start somewhere that is no small number, so that they are not mixed up.
         state.next_frame = 0x1_0000;
         drop(state);
@@ -263,6 +266,11 @@ impl Machine {
         let mut state = self.state.borrow_mut();
         state.schedule.running_since_ns = state.now_ns;
         state.schedule.without_cpu_ns += ns;
+    }
+
+    /// How long a domain runs before one that wakes may take the CPU from it, in microseconds.
+    pub fn rate_limit_us(&self) -> u32 {
+        self.state.borrow().rate_limit_us
     }
 
     /// Lets a call fail.

@@ -140,6 +140,10 @@ impl<C: Control> Control for Breaking<'_, C> {
         self.xen.set_cpu_weight(id, weight)
     }
 
+    fn set_rate_limit(&self, limit_us: u32) -> Result<(), XenError> {
+        self.xen.set_rate_limit(limit_us)
+    }
+
     fn schedule(&self) -> Schedule {
         self.xen.schedule()
     }

@@ -377,6 +377,17 @@ impl Control for Hypervisor {
         simple(call.u32(0, CREDIT2).u32(4, PUT).u32(8, u32::from(weight))).map(|_| ())
     }
 
+    fn set_rate_limit(&self, limit_us: u32) -> Result<(), XenError> {
+        /// `XEN_SYSCTL_scheduler_op`.
+        const SCHEDULER: u32 = 19;
+        /// `XEN_SCHEDULER_CREDIT2`.
+        const CREDIT2: u32 = 6;
+        /// `XEN_SYSCTL_SCHEDOP_putinfo`.
+        const PUT: u32 = 0;
+        // The pool of CPUs that all domains are in, the scheduler, what to do; a gap, the limit.
+        device::sysctl(SCHEDULER, [0, CREDIT2, PUT, 0, limit_us]).map(|_| ())
+    }
+
     fn schedule(&self) -> Schedule {
         /// `VCPUOP_get_runstate_info`.
         const GET_RUNSTATE: u64 = 4;

@@ -287,8 +287,14 @@ pub(crate) fn has_iommu() -> Result<bool, XenError> {
     const PHYSINFO: u32 = 3;
     const CAPABILITIES: usize = 7;
     const DIRECT_IO: u32 = 1 << 2;
-    let mut call = SysctlArgument { cmd: PHYSINFO, interface_version: SYSCTL_VERSION, u: [0; 32] };
-    // SAFETY: Xen reads and writes the argument; this operation follows no address in it.
+    Ok(sysctl(PHYSINFO, [])?[CAPABILITIES] & DIRECT_IO != 0)
+}
+
+/// An operation on the whole system whose argument holds no address; answers what Xen made of it.
+pub(crate) fn sysctl<const N: usize>(cmd: u32, words: [u32; N]) -> Result<[u32; 32], XenError> {
+    let mut call = SysctlArgument { cmd, interface_version: SYSCTL_VERSION, u: [0; 32] };
+    call.u[..N].copy_from_slice(&words);
+    // SAFETY: Xen reads and writes the argument; the callers' operations follow no address in it.
     outcome(unsafe { hypercall(Call::Sysctl, [&raw mut call as u64, 0, 0, 0, 0]) })?;
-    Ok(call.u[CAPABILITIES] & DIRECT_IO != 0)
+    Ok(call.u)
 }

@@ -329,6 +329,10 @@ impl Control for FakeXen {
         Err(XenError::Unsupported)
     }
 
+    fn set_rate_limit(&self, _: u32) -> Result<(), XenError> {
+        Err(XenError::Unsupported)
+    }
+
     fn schedule(&self) -> Schedule {
         Schedule::default()
     }

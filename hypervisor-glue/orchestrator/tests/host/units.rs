@@ -44,6 +44,7 @@ fn both_services_are_built_and_serve_and_the_watchdog_is_armed() {
     assert_eq!(world.machine.watchdog(), Some(orchestrator::watchdog::PERIOD_S));
     let weight = world.machine.cpu_weight(abi::DomId::ORCHESTRATOR);
     assert_eq!(weight, Some(orchestrator::host::CPU_WEIGHT));
+    assert_eq!(world.machine.rate_limit_us(), 0, "nobody waits");
     let weight = world.machine.cpu_weight(abi::DomId(1));
     assert_eq!(weight, Some(orchestrator::host::UNIT_CPU_WEIGHT));
     let printed = world.machine.take_printed();

@@ -29,14 +29,13 @@ const DOM0_EXTRA_MIB: u64 = 16;
 
 /// What Xen is told.
 ///
-/// - `sched_ratelimit_us=0`: a woken unit runs at once, not up to 10 ms later.
 /// - `timer_slop=1000` (ns): timers closer than the default 50 µs are not postponed.
 /// - `sched_credit2_migrate_resist=0`: any idle CPU takes a guest that has used up its credit. With
 ///   the default (Xen 4.17) the CPU that was woken for it may leave it to the one where it was
 ///   preempted, which had left it to the former: it stays in the queue of an idle machine.
 /// - the initial domain has one vCPU on one CPU, so its clock is one CPU's clock.
 const XEN_ARGS: &str = "console=com1 no-real-mode dom0_max_vcpus=1 dom0_vcpus_pin \
-                        sched_ratelimit_us=0 timer_slop=1000 sched_credit2_migrate_resist=0 \
+                        timer_slop=1000 sched_credit2_migrate_resist=0 \
                         loglvl=info guest_loglvl=warning";
 
 /// On the clock that measures: below this level Xen prints a register dump of each domain that it
