@@ -31,8 +31,8 @@ pub const UNIT_CPU_WEIGHT: u16 = 4096;
 
 /// How long whoever runs goes on when another one wakes, in microseconds: not at all. Xen's default
 /// is 1,000, and the least beside none 100. With that a guest puts a whole request into its ring
-/// before anybody looks, and waits for a third less; but who is made to wait waits for half a
-/// millisecond then (`CSCHED2_MIN_TIMER`), and a hang is seen up to 1.7 ms late.
+/// before anybody looks, and waits for a third less; but who is made to wait waits until the other
+/// one's slice ends then, half a millisecond at least (credit2): a hang is seen up to 1.7 ms late.
 const RATE_LIMIT_US: u32 = 0;
 
 /// The host.
