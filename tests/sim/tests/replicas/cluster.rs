@@ -357,7 +357,9 @@ impl Cluster {
         let round = live.round(self.now_ns, relay, &mut outside);
         assert_eq!(outside.number, number);
         assert!(round.completed <= ROUND_MAX, "{} in one round look like a hang", round.completed);
-        let idle_fault = if round.more { None } else { live.idle(self.now_ns).fault };
+        // What a dead one makes of its lost stores is nothing to anybody.
+        let is_idle = !round.more && !unit.budget.is_exhausted();
+        let idle_fault = if is_idle { live.idle(self.now_ns).fault } else { None };
         if unit.budget.is_exhausted() {
             let back_at = self.round + 1 + self.random(200);
             self.kill(place, back_at);
