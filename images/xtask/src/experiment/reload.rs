@@ -21,8 +21,8 @@ struct Size {
     per_directory: u64,
 }
 
-/// Nodes that the host and the script have in the store anyway: as a life says that reads them back,
-/// between 210 and 260.
+/// Nodes that the host and the script have in the store anyway: between 210 and 260, as each life
+/// says that reads them back.
 const OTHER_NODES: u64 = 230;
 
 /// The stores. The last one is a single directory, which a life must not make in one go.
