@@ -73,9 +73,10 @@ fn bad_indices() {
     }
 }
 
-/// A page whose producer of requests is wrong at the next looks.
+/// A page one index of which is wrong at the next looks.
 struct Lying {
     page: HeapMemory,
+    index: usize,
     looks: Cell<u32>,
 }
 
@@ -98,7 +99,7 @@ impl SharedMemory for Lying {
 
     fn load_u32(&self, offset: usize) -> u32 {
         let left = self.looks.get();
-        if offset == layout::REQUEST_PRODUCER && left > 0 {
+        if offset == self.index && left > 0 {
             self.looks.set(left - 1);
             return self.page.load_u32(offset).wrapping_add(5_000);
         }
@@ -118,11 +119,16 @@ impl SharedMemory for Lying {
     }
 }
 
-/// Serves guest 16, whose ring is wrong at so many looks.
+/// Serves guest 16, whose producer of requests is wrong at so many looks.
 fn serve_lying(host: &mut Host, looks: u32) -> store::Progress {
+    serve_lying_at(host, layout::REQUEST_PRODUCER, looks)
+}
+
+fn serve_lying_at(host: &mut Host, index: usize, looks: u32) -> store::Progress {
     let client = host.server.connection_of(16).expect("it is introduced");
     let page = host.guests[&16].page.clone();
-    host.server.serve(client, &Ring::Page(Lying { page, looks: Cell::new(looks) }), host.now_ns)
+    let ring = Ring::Page(Lying { page, index, looks: Cell::new(looks) });
+    host.server.serve(client, &ring, host.now_ns)
 }
 
 /// A register that a fault changes may make an error of what is right: a guest would be cut off
@@ -151,6 +157,22 @@ fn an_error_that_a_second_look_does_not_find_is_forgotten() {
         assert_eq!(serve_lying(&mut host, 1).more, more);
     }
     assert_eq!(error_of(&host, 16), 2);
+}
+
+/// The error may come after the request was executed: it is answered then, not executed again.
+#[test]
+fn a_request_whose_answer_met_an_error_is_executed_once() {
+    let mut host = host_with_guests();
+    let guest = host.guests.get_mut(&16).expect("a guest");
+    guest.send(O::Watch, 0, b"x\0token\0");
+    guest.push();
+    let progress = serve_lying_at(&mut host, layout::RESPONSE_CONSUMER, 1);
+    assert!(progress.executed && progress.more && progress.fault.is_none(), "{progress:?}");
+    assert_eq!(host.server.state().watch_count(), 1, "it was executed");
+    host.settle();
+    let reply = host.guests.get_mut(&16).expect("a guest").replies.pop_front();
+    assert_eq!(reply.expect("a reply").text(), "OK|", "and is not executed again");
+    assert_eq!(error_of(&host, 16), 0);
 }
 
 /// What looks like an error of the client's may be damage in our memory.
