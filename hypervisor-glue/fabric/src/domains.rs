@@ -164,22 +164,16 @@ impl<M: SharedMemory> DomainsReader<M> {
             let words = bytes[slot * ENTRY..(slot + 1) * ENTRY].as_chunks::<8>().0;
             let [word, life] = [words[0], words[1]].map(u64::from_le_bytes);
             // Most slots are empty, and a life that begins looks at them all.
-            (
-                slot,
-                if is_empty(word, life) { Ok(None) } else { self.decode_again(slot, word, life) },
-            )
+            let is_empty = is_empty(word, life);
+            (slot, if is_empty { Ok(None) } else { self.look(slot, (word, life)) })
         })
     }
 
     /// What a copy of the words says; whatever is wrong with it may be wrong with the copy only.
+    /// Apart, so that what is made of the empty slots stays a short loop.
     #[inline(never)]
-    fn decode_again(
-        &self,
-        slot: usize,
-        word: u64,
-        life: u64,
-    ) -> Result<Option<Domain>, DomainsError> {
-        decode(word, life).or_else(|_| self.get(slot))
+    fn look(&self, slot: usize, copy: (u64, u64)) -> Result<Option<Domain>, DomainsError> {
+        decode(copy.0, copy.1).or_else(|_| self.get(slot))
     }
 
     /// What a damaged entry still says, for repairing it: the domid as it stands there, which may

@@ -97,7 +97,7 @@ pub struct Options {
 
 /// What the first guest says once its userspace runs and has found the XenStore: all services are
 /// there.
-const GUEST_UP: &str = "GUEST_READY up=*xenbus=yes";
+pub const GUEST_UP: &str = "GUEST_READY up=*xenbus=yes";
 
 /// In its last one, when it refuses what it was given.
 const REFUSAL: &str = "cannot start";

@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use crate::guest::variant;
+use crate::image::GUEST_UP;
 use crate::qemu::{Clock, Machine, Outcome, Vm, machine};
 use crate::run::UNIT;
 use crate::{build, faults, paths, run};
@@ -99,7 +100,7 @@ pub const BOOTS: [Boot; 7] = [
         arguments: &[],
         ways: &[VIRTUAL, REAL],
         expect: &[
-            Expect::Line("GUEST_READY up=*xenbus=yes"),
+            Expect::Line(GUEST_UP),
             Expect::Line("demo: wrote*read it back"),
             Expect::Repaired(3),
             Expect::Line("demo: wrote*read it back"),

@@ -83,9 +83,10 @@ fn boot(seed: u64, count: u64, size: Size) -> Result<Outcome> {
         clients: 1,
         plan: Some(plan),
     };
-    let (fill, per_directory) = (size.nodes - OTHER_NODES, size.per_directory);
-    let fill = format!("--fill,{fill},--fill-per-directory,{per_directory}");
-    Ok(boot.observe_script(&["rung=2".into()], &fill)?.0)
+    let Size { nodes, per_directory, .. } = size;
+    let fill = nodes - OTHER_NODES;
+    let options = format!("--fill,{fill},--fill-per-directory,{per_directory}");
+    Ok(boot.observe_script(&["rung=2".into()], &options)?.0)
 }
 
 /// Turns the outcomes, one for each size, into samples and holds them to the promises.
